@@ -1,1 +1,19 @@
-//! Skeleton.
+//! The packet path of linegate: rings in, batch open and seal, rings out. One worker owns one core, one underlay queue
+//! and one queue of the kernel port, and runs every packet to completion.
+//!
+//! A packet's walk from the underlay: [`underlay`] puts it into a [`batch`], `receive` classifies it, finds its
+//! [`keypair`] in the [`session_table`], opens it, checks its counter against the [`replay`] window and its inner
+//! source against the [`allowed_ips`], and the [`kernel_port`] takes it. The way back is `send`. Whatever ends
+//! elsewhere ends under a [`drop::DropReason`]. The control plane speaks to workers through [`command`] alone.
+
+pub mod batch;
+pub mod command;
+pub mod drop;
+pub mod kernel_port;
+pub mod keypair;
+pub mod limits;
+pub mod memory;
+pub mod peer;
+pub mod stats;
+pub mod underlay;
+pub mod wake;

@@ -1,0 +1,67 @@
+//! What a worker counts. One writer (the worker), any number of readers; each worker's counters stand on cache lines of
+//! their own.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::drop::{DropCounters, DropReason};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        // One writer: a plain read and write is enough, and needs no locked instruction.
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// The count.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// Datagrams taken from the underlay.
+    pub underlay_received: Counter,
+    /// Of these, through the AF_XDP ring.
+    pub xdp_received: Counter,
+    /// Datagrams given to the underlay.
+    pub underlay_sent: Counter,
+    /// Of these, through the AF_XDP ring.
+    pub xdp_sent: Counter,
+    /// Inner packets opened and accepted.
+    pub opened: Counter,
+    /// Keepalives received.
+    pub keepalives_received: Counter,
+    /// Inner packets handed to the kernel.
+    pub delivered: Counter,
+    /// Super-packets and packets written to the kernel (writes, not packets).
+    pub kernel_writes: Counter,
+    /// Inner packets from the kernel, after cutting super-packets.
+    pub kernel_received: Counter,
+    /// Packets sealed.
+    pub sealed: Counter,
+    /// Reports that did not fit the control plane's queue (it looks again by itself).
+    pub reports_lost: Counter,
+    /// Turns that moved at least one packet.
+    pub busy_turns: Counter,
+    /// Times the worker went to sleep.
+    pub sleeps: Counter,
+    /// Drops by reason.
+    pub drops: DropCounters,
+}
+
+impl WorkerStats {
+    /// Counts one packet dropped for `reason`.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops.add(reason, 1);
+    }
+}

@@ -1,0 +1,33 @@
+//! The encrypted side: where WireGuard messages come from and go to.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::batch::{ReceiveBatch, TransmitBatch};
+use crate::memory::Arena;
+use crate::stats::WorkerStats;
+
+/// A port on the encrypted side. A turn calls `receive`, works on the batch in place, and calls `release`.
+pub trait Underlay: Send {
+    /// Appends what has arrived, without waiting, while the batch has room. The regions stay valid until
+    /// [`release`](Self::release).
+    fn receive(&mut self, arena: &mut Arena, batch: &mut ReceiveBatch);
+
+    /// Takes back the buffers of the last `receive`.
+    fn release(&mut self, arena: &mut Arena);
+
+    /// Sends all, in order; what cannot be sent is counted in `stats` under its reason. The regions are free again on
+    /// return.
+    fn transmit(&mut self, arena: &mut Arena, batch: &TransmitBatch, stats: &WorkerStats);
+
+    /// Descriptors that become readable when `receive` would find something.
+    fn wait_descriptors(&self) -> Vec<RawFd>;
+
+    /// Called before the worker sleeps, so that a port which must be kicked can ask for it.
+    ///
+    /// # Errors
+    /// What the system call says; the worker reports it and goes on.
+    fn before_sleep(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
