@@ -24,6 +24,7 @@ mod send;
 pub mod session_table;
 pub mod staged;
 pub mod stats;
+pub mod testing;
 pub mod underlay;
 pub mod wake;
 pub mod worker;
