@@ -2,10 +2,7 @@
 //!
 //! Buffers are named by [`Region`]s (offset and length), as AF_XDP descriptors name frames, so that plain data can be
 //! passed between stages and a slice exists only while a stage works on it.
-#![expect(
-    unsafe_code,
-    reason = "mmap, and slices of a mapping that the kernel also writes to (UMEM)"
-)]
+#![expect(unsafe_code, reason = "mmap, and slices of a mapping that the kernel also writes to (UMEM)")]
 
 use std::io;
 use std::ptr::NonNull;
@@ -79,8 +76,7 @@ impl Arena {
             Ok(address) => (address, true),
             Err(_) => (map(0)?, false),
         };
-        let base = NonNull::new(address.cast::<u8>())
-            .ok_or_else(|| io::Error::other("mmap gave the null address"))?;
+        let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::other("mmap gave the null address"))?;
         Ok(Self { base, len, reserved: 0, huge_pages })
     }
 
@@ -146,10 +142,7 @@ impl Arena {
 
     #[inline]
     fn check(&self, region: Region) {
-        assert!(
-            region.offset as usize + region.len as usize <= self.len,
-            "a region outside the worker's memory"
-        );
+        assert!(region.offset as usize + region.len as usize <= self.len, "a region outside the worker's memory");
     }
 }
 

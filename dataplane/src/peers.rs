@@ -59,7 +59,10 @@ impl WorkerPeer {
     pub fn note_traffic(&self, peer: PeerId, reporter: &Reporter, stats: &WorkerStats) {
         use std::sync::atomic::Ordering;
         let watched = &self.state.watched;
-        if !watched.load(Ordering::Relaxed) && !watched.swap(true, Ordering::Relaxed) && !reporter.send(Report::Active { peer }) {
+        if !watched.load(Ordering::Relaxed)
+            && !watched.swap(true, Ordering::Relaxed)
+            && !reporter.send(Report::Active { peer })
+        {
             watched.store(false, Ordering::Relaxed);
             stats.reports_lost.add(1);
         }

@@ -14,9 +14,7 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use linegate_aead::{Aead, Packet, Verdict};
-use linegate_wire::constants::{
-    KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_TIMEOUT,
-};
+use linegate_wire::constants::{KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_TIMEOUT};
 use linegate_wire::ecn::{self, Ecn};
 use linegate_wire::ids::ReceiverIndex;
 use linegate_wire::ip::IpPacket;
@@ -54,12 +52,7 @@ pub(crate) type Transports = ArrayVec<Transport, BATCH_MAX>;
 pub(crate) type Openings<'t> = ArrayVec<Opening<'t>, BATCH_MAX>;
 
 /// Keeps transport messages, reports handshake messages, drops the rest.
-pub(crate) fn classify(
-    arena: &Arena,
-    batch: &ReceiveBatch,
-    reporter: &Reporter,
-    stats: &WorkerStats,
-) -> Transports {
+pub(crate) fn classify(arena: &Arena, batch: &ReceiveBatch, reporter: &Reporter, stats: &WorkerStats) -> Transports {
     let mut transports = Transports::new();
     for (source, datagram) in batch.datagrams.iter().enumerate() {
         let bytes = arena.bytes(datagram.message);
@@ -68,9 +61,9 @@ pub(crate) fn classify(
                 let _ = transports.try_push(Transport { message: datagram.message, receiver, counter, source });
             }
             Ok(Message::Initiation | Message::Response | Message::CookieReply) => {
-                let report = batch.source(datagram).and_then(|&source| {
-                    Some(Report::Handshake { message: ArrayVec::try_from(bytes).ok()?, source })
-                });
+                let report = batch
+                    .source(datagram)
+                    .and_then(|&source| Some(Report::Handshake { message: ArrayVec::try_from(bytes).ok()?, source }));
                 if !report.is_some_and(|report| reporter.send(report)) {
                     stats.dropped(DropReason::HandshakeQueueFull);
                 }

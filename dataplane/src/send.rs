@@ -82,13 +82,7 @@ struct Entry {
 
 impl Sealing {
     /// Takes a keypair and counters for a run of packets to one peer, or stages the run.
-    pub(crate) fn prepare(
-        &mut self,
-        run: &[Outbound],
-        arena: &Arena,
-        peers: &mut Peers,
-        turn: &Turn<'_>,
-    ) {
+    pub(crate) fn prepare(&mut self, run: &[Outbound], arena: &Arena, peers: &mut Peers, turn: &Turn<'_>) {
         let Some(id) = run.first().map(|outbound| outbound.peer) else { return };
         let Some(peer) = peers.get_mut(id) else {
             turn.stats.drops.add(DropReason::NoRoute, run.len() as u64);

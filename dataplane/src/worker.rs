@@ -197,8 +197,8 @@ impl Worker {
                 &self.stats,
                 &mut confirmed,
             );
-            let packets =
-                receive::unwrap(&openings, &self.received, &mut self.arena, &self.routes, &self.stats);
+            let packets = receive::unwrap(&openings, &self.received, &mut self.arena, &self.routes, &self.stats);
+            drop(openings);
             self.kernel_port.deliver(&mut self.arena, &packets, &self.stats);
             self.received.clear();
             for peer in confirmed {

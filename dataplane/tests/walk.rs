@@ -57,8 +57,7 @@ impl Bench {
         let port = MemoryUnderlay::new(underlay.clone(), &mut arena).unwrap();
         let kernel_port = MemoryPort::new(kernel.clone(), &mut arena).unwrap();
         let (sender, reports) = channel::bounded(64);
-        let config =
-            WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: Some(Backend::Ring) };
+        let config = WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: Some(Backend::Ring) };
         let reporter = Reporter::new(sender, Arc::new(|| {}));
         let (worker, handle, stats) =
             Worker::new(config, arena, Box::new(port), Box::new(kernel_port), reporter).unwrap();
@@ -118,8 +117,7 @@ fn transport(index: u32, counter: u64, plaintext: &[u8]) -> Vec<u8> {
     message.resize(message.len() + 16, 0);
     let key = Key::new(&THEIR_KEY);
     let len = plaintext.len();
-    let mut batch =
-        [Packet { frame: &mut message, start: 16, len, key: &key, counter, verdict: Verdict::Pending }];
+    let mut batch = [Packet { frame: &mut message, start: 16, len, key: &key, counter, verdict: Verdict::Pending }];
     Aead::with_backend(Backend::Ring).unwrap().seal(&mut batch);
     assert_eq!(batch[0].verdict, Verdict::Ok);
     message
@@ -132,8 +130,7 @@ fn opened(datagram: &MemoryDatagram) -> (u64, Vec<u8>) {
     let counter = u64::from_le_bytes(message[8..16].try_into().unwrap());
     let len = message.len() - 16;
     let key = Key::new(&OUR_KEY);
-    let mut batch =
-        [Packet { frame: &mut message, start: 16, len, key: &key, counter, verdict: Verdict::Pending }];
+    let mut batch = [Packet { frame: &mut message, start: 16, len, key: &key, counter, verdict: Verdict::Pending }];
     Aead::with_backend(Backend::Ring).unwrap().open(&mut batch);
     assert_eq!(batch[0].verdict, Verdict::Ok);
     (counter, message[16..len].to_vec())
@@ -302,7 +299,8 @@ fn packets_wait_for_the_handshake_and_the_newest_are_kept() {
     assert_eq!(bench.drops(DropReason::StagedOverflow), extra as u64);
     bench.install(Role::Initiator);
     let sent = bench.underlay.drain();
-    let lens: Vec<_> = sent.iter().map(|datagram| u16::from_be_bytes(opened(datagram).1[2..4].try_into().unwrap())).collect();
+    let lens: Vec<_> =
+        sent.iter().map(|datagram| u16::from_be_bytes(opened(datagram).1[2..4].try_into().unwrap())).collect();
     assert!(lens.iter().copied().eq((100 + extra as u16)..(100 + (STAGED_PACKETS_MAX + extra) as u16)));
     let counters: Vec<_> = sent.iter().map(|datagram| opened(datagram).0).collect();
     assert!(counters.iter().copied().eq(0..STAGED_PACKETS_MAX as u64));
@@ -382,7 +380,8 @@ fn the_sending_counter_stops_at_its_limit_without_overshooting() {
     });
     assert_eq!(keypair.take_counters(REJECT_AFTER_MESSAGES - 10), Some(0));
     std::thread::scope(|scope| {
-        let takers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..10).filter_map(|_| keypair.take_counters(3)).count())).collect();
+        let takers: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| (0..10).filter_map(|_| keypair.take_counters(3)).count())).collect();
         let taken: usize = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
         assert_eq!(taken, 3, "ten are left: three times three, never a part of three");
     });

@@ -37,13 +37,7 @@ pub fn time_exceeded(offending: &[u8], error: &mut [u8; ERROR_MAX_BYTES]) -> Opt
     write(offending, error, (11, 0), (3, 0), 0)
 }
 
-fn write(
-    offending: &[u8],
-    error: &mut [u8; ERROR_MAX_BYTES],
-    v4: (u8, u8),
-    v6: (u8, u8),
-    info: u32,
-) -> Option<usize> {
+fn write(offending: &[u8], error: &mut [u8; ERROR_MAX_BYTES], v4: (u8, u8), v6: (u8, u8), info: u32) -> Option<usize> {
     let packet = IpPacket::parse(offending).ok()?;
     let (header_len, quote_max, (kind, code)) = match packet.source() {
         IpAddr::V4(_) => (IPV4_HEADER_BYTES, QUOTE_V4_MAX_BYTES, v4),
@@ -104,7 +98,8 @@ fn may_be_answered(bytes: &[u8], packet: &IpPacket) -> bool {
     let payload_type = bytes.get(packet.header_len()).copied();
     match (packet.source(), packet.destination()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let offset = bytes.get(6..).and_then(<[u8]>::first_chunk).map_or(0, |&word| u16::from_be_bytes(word)) & 0x1fff;
+            let offset =
+                bytes.get(6..).and_then(<[u8]>::first_chunk).map_or(0, |&word| u16::from_be_bytes(word)) & 0x1fff;
             let icmp_error = packet.protocol() == PROTOCOL_ICMP && !matches!(payload_type, Some(0 | 8 | 13 | 14));
             let one_host = |ip: std::net::Ipv4Addr| !ip.is_multicast() && !ip.is_broadcast() && !ip.is_unspecified();
             offset == 0 && !icmp_error && one_host(source) && one_host(destination)
@@ -142,7 +137,10 @@ mod tests {
         let len = packet_too_big(&v4(1400, 17), 1380, &mut error).unwrap();
         let written = IpPacket::parse(&error[..len]).unwrap();
         assert_eq!(written.total_len(), len);
-        assert_eq!((written.source(), written.destination()), ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()));
+        assert_eq!(
+            (written.source(), written.destination()),
+            ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap())
+        );
         assert_eq!(Sum::default().bytes(&error[..20]).checksum(), 0);
         assert_eq!(Sum::default().bytes(&error[20..len]).checksum(), 0);
         assert_eq!(error[26..28], 1380u16.to_be_bytes());

@@ -70,7 +70,8 @@ impl IpPacket {
     #[inline]
     fn parse_v6(bytes: &[u8]) -> Result<Self, NotIp> {
         let header: &[u8; IPV6_HEADER_BYTES] = bytes.first_chunk().ok_or(NotIp::Short)?;
-        let ([b0, b1, _, _, l0, l1, protocol, hop_limit], addresses) = header.split_first_chunk().ok_or(NotIp::Short)?;
+        let ([b0, b1, _, _, l0, l1, protocol, hop_limit], addresses) =
+            header.split_first_chunk().ok_or(NotIp::Short)?;
         let (source, destination) = addresses.split_first_chunk::<16>().ok_or(NotIp::Short)?;
         let destination = destination.first_chunk::<16>().ok_or(NotIp::Short)?;
         let total_len = IPV6_HEADER_BYTES + usize::from(u16::from_be_bytes([*l0, *l1]));

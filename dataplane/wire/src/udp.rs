@@ -181,7 +181,8 @@ mod tests {
                 assert_eq!((read.source, read.destination), (headers.source, headers.destination));
                 assert_eq!((read.ecn, read.payload.clone()), (2, front..front + len));
                 let udp = &frame[front - UDP_HEADER_BYTES..];
-                let pseudo = pseudo_header(read.source.ip(), read.destination.ip(), 17, u32::try_from(udp.len()).unwrap());
+                let pseudo =
+                    pseudo_header(read.source.ip(), read.destination.ip(), 17, u32::try_from(udp.len()).unwrap());
                 assert_eq!(pseudo.bytes(udp).checksum(), 0);
                 assert_ne!(frame[front - 2..front], [0, 0]);
             }

@@ -156,7 +156,7 @@ pub(super) struct Outgoing<'a> {
 pub(super) fn send_one(socket: &Socket, outgoing: &Outgoing<'_>) -> io::Result<()> {
     let attempt = |local: Option<IpAddr>| {
         let to = Endpoint { local, ..*outgoing.to };
-        let mut name = Name::new(to.remote);
+        let name = Name::new(to.remote);
         let mut control = Control([0; CONTROL_BYTES]);
         let control_len = write_control(&mut control, &to, outgoing.traffic_class, None);
         let mut vector =
@@ -257,22 +257,18 @@ impl Sender {
 }
 
 /// A socket address as C has it.
-#[derive(Clone, Copy)]
-struct Name {
-    address: socket2::SockAddrStorage,
-    len: libc::socklen_t,
-}
+#[derive(Clone)]
+struct Name(socket2::SockAddr);
 
 impl Name {
     fn new(address: SocketAddr) -> Self {
-        let address = socket2::SockAddr::from(address);
-        let len = address.len();
-        Self { address: address.as_storage(), len }
+        Self(address.into())
     }
 
-    fn put(&mut self, header: &mut libc::msghdr) {
-        header.msg_name = (&raw mut self.address).cast();
-        header.msg_namelen = self.len;
+    /// The kernel only reads it, which is why a pointer to const is enough.
+    fn put(&self, header: &mut libc::msghdr) {
+        header.msg_name = self.0.as_ptr().cast_mut().cast();
+        header.msg_namelen = self.0.len();
     }
 }
 
@@ -294,10 +290,8 @@ fn write_control(control: &mut Control, to: &Endpoint, traffic_class: u8, segmen
             at = put_cmsg(control, at, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
         }
         (Some(IpAddr::V6(local)), SocketAddr::V6(_)) => {
-            let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr { s6_addr: local.octets() },
-                ipi6_ifindex: to.ifindex,
-            };
+            let info =
+                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: local.octets() }, ipi6_ifindex: to.ifindex };
             at = put_cmsg(control, at, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
         }
         _ => {}

@@ -15,7 +15,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use arrayvec::ArrayVec;
 use socket2::Socket;
 
-use self::message::{Outgoing, Received, Receiver, Run, SEGMENTS_MAX, SEND_BYTES_MAX, Sender, send_one, source_is_stale};
+use self::message::{
+    Outgoing, Received, Receiver, Run, SEGMENTS_MAX, SEND_BYTES_MAX, Sender, send_one, source_is_stale,
+};
 pub use self::socket::{HandshakeSender, UdpConfig, UdpError, UdpSockets, bind_group};
 use super::Underlay;
 use crate::batch::{ReceiveBatch, TransmitBatch};
@@ -203,8 +205,10 @@ impl Underlay for UdpUnderlay {
                     bytes += u64::from(len);
                     continue;
                 }
-                if matches!((run.to.remote.ip(), to.remote.ip()), (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)))
-                {
+                if matches!(
+                    (run.to.remote.ip(), to.remote.ip()),
+                    (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_))
+                ) {
                     self.flush(arena, batch, stats);
                 }
             }

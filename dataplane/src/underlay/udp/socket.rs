@@ -25,7 +25,9 @@ const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
 #[derive(Debug, Error)]
 pub enum UdpError {
     /// Another program has the port.
-    #[error("UDP port {port} is in use by another program: choose another ListenPort, or stop that program (ss -ulpn shows it)")]
+    #[error(
+        "UDP port {port} is in use by another program: choose another ListenPort, or stop that program (ss -ulpn shows it)"
+    )]
     InUse {
         /// The port asked for.
         port: u16,
@@ -139,8 +141,11 @@ fn claim(port: u16) -> Result<(), UdpError> {
     if port == 0 {
         return Ok(());
     }
-    let probe = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
-        .map_err(|source| UdpError::Io { call: "socket", port, source })?;
+    let probe = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(|source| UdpError::Io {
+        call: "socket",
+        port,
+        source,
+    })?;
     bind(&probe, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
 }
 
