@@ -1,0 +1,207 @@
+//! Handshake messages, in and out. Nothing is changed before a message has passed every check.
+
+use linegate_wire::constants::{INITIATION_SPACING, REJECT_AFTER_TIME, REKEY_TIMEOUT};
+use linegate_wire::endpoint::Endpoint;
+use linegate_wire::ids::{PeerId, ReceiverIndex};
+use linegate_wire::messages::Message;
+use linegate_wire::time::Now;
+use rand_core::CryptoRng;
+use zeroize::Zeroize;
+
+use super::{Device, jitter};
+use crate::cookie::Macs;
+use crate::handshake::{Handled, HandshakeError};
+use crate::keys::PrivateKey;
+use crate::noise::{Initiated, Statics, TransportKeys, initiate, read_initiation};
+use crate::output::{NewKeypair, Output, Role};
+use crate::peer::{Pending, Slot};
+use crate::tai64n::timestamp;
+
+impl Device {
+    /// Takes a message of type 1, 2 or 3 from `source`, whose `local` is the address it came to.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; nothing has changed then.
+    pub fn handle_message(
+        &mut self,
+        message: &[u8],
+        source: Endpoint,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Handled, HandshakeError> {
+        let kind = Message::classify(message).map_err(|_| HandshakeError::Malformed)?;
+        match kind {
+            Message::CookieReply => self.take_cookie(message, now),
+            Message::Initiation => {
+                self.admit(message, source, now, rng)?.map_or_else(|| self.respond(message, source, now, rng), Ok)
+            }
+            Message::Response => {
+                self.admit(message, source, now, rng)?.map_or_else(|| self.take_response(message, source, now), Ok)
+            }
+            Message::Transport { .. } => Err(HandshakeError::Malformed),
+        }
+    }
+
+    /// The macs, and under load the cookie and the source's budget. Gives a result if the message ends here.
+    fn admit(
+        &mut self,
+        message: &[u8],
+        source: Endpoint,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Option<Handled>, HandshakeError> {
+        let local = self.local.as_mut().ok_or(HandshakeError::NoPrivateKey)?;
+        match local.checker.check(message, source.remote, now.mono) {
+            Macs::Invalid => Err(HandshakeError::InvalidMac1),
+            Macs::Valid | Macs::ValidWithCookie if !self.under_load => Ok(None),
+            Macs::ValidWithCookie => {
+                let allowed = self.limiter.allow(source.remote.ip(), now.mono);
+                if allowed { Ok(None) } else { Err(HandshakeError::RateLimited) }
+            }
+            Macs::Valid => {
+                if let Some(message) = local.checker.reply(message, source.remote, now.mono, rng) {
+                    self.outputs.push_back(Output::Transmit { peer: None, to: source, message });
+                }
+                Ok(Some(Handled::CookieSent))
+            }
+        }
+    }
+
+    fn respond(
+        &mut self,
+        message: &[u8],
+        source: Endpoint,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Handled, HandshakeError> {
+        let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
+        let claimed = read_initiation(&local.private, &local.public, message).ok_or(HandshakeError::BadCryptography)?;
+        let id = self.peer_by_key(&claimed.peer).ok_or(HandshakeError::UnknownPeer)?;
+        let peer = self.peer(id).ok_or(HandshakeError::UnknownPeer)?;
+        let static_static = peer.static_static.as_deref().ok_or(HandshakeError::BadCryptography)?;
+        let accepted = claimed.prove(static_static).ok_or(HandshakeError::BadCryptography)?;
+        if Some(accepted.timestamp) <= peer.greatest_timestamp {
+            return Err(HandshakeError::ReplayedTimestamp);
+        }
+        if peer.initiation_consumed.is_some_and(|last| now.mono.saturating_since(last) < INITIATION_SPACING) {
+            return Err(HandshakeError::TooFrequent);
+        }
+        let index = self.indices.allocate(id, rng).ok_or(HandshakeError::NoIndexLeft)?;
+        let timestamp = accepted.timestamp;
+        let ephemeral = random_key(rng);
+        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownPeer)?;
+        let Some((mut response, keys)) = accepted.respond(&ephemeral, &peer.psk, index.0) else {
+            self.indices.release(index);
+            return Err(HandshakeError::BadCryptography);
+        };
+        // Every check has passed: from here on state changes.
+        peer.greatest_timestamp = Some(timestamp);
+        peer.initiation_consumed = Some(now.mono);
+        peer.endpoint = Some(source);
+        peer.activity.last_received = Some(now.mono);
+        peer.cookies.sign(&mut response, &peer.public, now.mono);
+        self.install(id, index, keys, Role::Responder, now);
+        self.outputs.push_back(Output::Transmit { peer: Some(id), to: source, message: response });
+        self.schedule(id);
+        Ok(Handled::Initiation { peer: id })
+    }
+
+    fn take_response(&mut self, message: &[u8], source: Endpoint, now: Now) -> Result<Handled, HandshakeError> {
+        let index = message.get(8..12).and_then(|bytes| bytes.try_into().ok()).ok_or(HandshakeError::Malformed)?;
+        let index = ReceiverIndex(u32::from_le_bytes(index));
+        let id = self.indices.peer(index).ok_or(HandshakeError::UnknownIndex)?;
+        let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
+        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownIndex)?;
+        let pending = [&peer.pending, &peer.superseded].into_iter().flatten().find(|pending| pending.local == index);
+        let pending = pending.ok_or(HandshakeError::UnknownIndex)?;
+        let keys =
+            pending.state.read_response(&local.private, &peer.psk, message).ok_or(HandshakeError::BadCryptography)?;
+        // Every check has passed: from here on state changes.
+        let others = [peer.pending.take(), peer.superseded.take()];
+        for other in others.into_iter().flatten().filter(|pending| pending.local != index) {
+            self.indices.release(other.local);
+        }
+        peer.endpoint = Some(source);
+        peer.activity.last_received = Some(now.mono);
+        self.install(id, index, keys, Role::Initiator, now);
+        self.complete(id, now);
+        // Confirms the keypair to the responder, who may not send before.
+        self.outputs.push_back(Output::SendKeepalive { peer: id });
+        self.schedule(id);
+        Ok(Handled::Response { peer: id })
+    }
+
+    fn take_cookie(&mut self, message: &[u8], now: Now) -> Result<Handled, HandshakeError> {
+        let index = message.get(4..8).and_then(|bytes| bytes.try_into().ok()).ok_or(HandshakeError::Malformed)?;
+        let id = self.indices.peer(ReceiverIndex(u32::from_le_bytes(index))).ok_or(HandshakeError::UnknownIndex)?;
+        let peer = self.peer_mut(id).ok_or(HandshakeError::UnknownIndex)?;
+        let public = peer.public;
+        // Neither the endpoint nor a timer moves: the reply proves nothing about where the peer is.
+        let taken = peer.cookies.receive(message, &public, now.mono);
+        if taken { Ok(Handled::CookieReply { peer: id }) } else { Err(HandshakeError::InvalidCookie) }
+    }
+
+    /// Sends an initiation now, if there is anywhere to send it, and sees to its repetition.
+    pub(super) fn send_initiation(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        let next_try = now.mono + REKEY_TIMEOUT + jitter(rng);
+        let jitter = jitter(rng);
+        let built = self.build_initiation(id, now, rng);
+        let Some(peer) = self.peer_mut(id) else { return };
+        let Some((index, mut message, state)) = built else {
+            // No key or a useless one: nothing to repeat.
+            peer.timers.retransmit = None;
+            return;
+        };
+        peer.timers.retransmit = Some(next_try);
+        peer.timers.jitter = jitter;
+        peer.initiation_sent = Some(now.mono);
+        let public = peer.public;
+        peer.cookies.sign(&mut message, &public, now.mono);
+        let endpoint = peer.endpoint;
+        self.keep_pending(id, Pending { local: index, state });
+        if let Some(to) = endpoint {
+            self.outputs.push_back(Output::Transmit { peer: Some(id), to, message });
+        }
+    }
+
+    fn build_initiation(
+        &mut self,
+        id: PeerId,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Option<(ReceiverIndex, Vec<u8>, Initiated)> {
+        let index = self.indices.allocate(id, rng)?;
+        let built = self.local.as_ref().zip(self.peer(id)).and_then(|(local, peer)| {
+            let static_static = peer.static_static.as_deref()?;
+            let statics = Statics { public: &local.public, peer: &peer.public, static_static };
+            initiate(&statics, random_key(rng), index.0, timestamp(now.wall))
+        });
+        if built.is_none() {
+            self.indices.release(index);
+        }
+        built.map(|(message, state)| (index, message, state))
+    }
+
+    /// Puts a new keypair into its slot.
+    fn install(&mut self, id: PeerId, local: ReceiverIndex, keys: TransportKeys, role: Role, now: Now) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let slot = Slot { local, created: now.mono };
+        let dropped = match role {
+            Role::Initiator => peer.keypairs.install_initiated(slot),
+            Role::Responder => peer.keypairs.install_responded(slot),
+        };
+        peer.timers.zero_keys = Some(now.mono + REJECT_AFTER_TIME * 3);
+        let TransportKeys { send, receive, remote } = keys;
+        let keypair = NewKeypair { local, remote, send_key: send, receive_key: receive, role, created: now.mono };
+        self.outputs.push_back(Output::InstallKeypair { peer: id, keypair });
+        self.remove_slots(id, dropped);
+    }
+}
+
+fn random_key(rng: &mut (impl CryptoRng + ?Sized)) -> PrivateKey {
+    let mut bytes = [0; 32];
+    rng.fill_bytes(&mut bytes);
+    let key = PrivateKey::from_bytes(bytes);
+    bytes.zeroize();
+    key
+}

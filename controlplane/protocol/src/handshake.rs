@@ -1,0 +1,88 @@
+//! What became of a handshake message.
+
+use linegate_wire::ids::PeerId;
+
+/// A message that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// An initiation, answered.
+    Initiation {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// A response: there is a new keypair.
+    Response {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// A cookie for our next try.
+    CookieReply {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// We are under load, and asked the sender to prove its address.
+    CookieSent,
+}
+
+impl Handled {
+    /// The peer whose endpoint the message has moved; a cookie reply moves none.
+    #[must_use]
+    pub const fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::Initiation { peer } | Self::Response { peer } => Some(*peer),
+            Self::CookieReply { .. } | Self::CookieSent => None,
+        }
+    }
+}
+
+macro_rules! errors {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a message was refused. Nothing has changed then.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum HandshakeError { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl HandshakeError {
+            /// Every error.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The counter's name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+errors! {
+    /// Neither type 1, 2 nor 3, or of the wrong length.
+    Malformed = "malformed",
+    /// We have no private key.
+    NoPrivateKey = "no_private_key",
+    /// The sender does not know our public key.
+    InvalidMac1 = "invalid_mac1",
+    /// Under load, and this source has sent too many.
+    RateLimited = "rate_limited",
+    /// A decryption failed, or a point was of low order.
+    BadCryptography = "bad_cryptography",
+    /// The static key is no peer's.
+    UnknownPeer = "unknown_peer",
+    /// Not newer than the newest initiation of this peer.
+    ReplayedTimestamp = "replayed_timestamp",
+    /// Too soon after the last initiation of this peer.
+    TooFrequent = "too_frequent",
+    /// No handshake of ours waits under this index.
+    UnknownIndex = "unknown_index",
+    /// The cookie does not answer our last message.
+    InvalidCookie = "invalid_cookie",
+    /// All receiver indices are in use.
+    NoIndexLeft = "no_index_left",
+}
+
+impl std::fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::error::Error for HandshakeError {}

@@ -1,0 +1,103 @@
+//! Handshakes a source may start while we are under load: a token bucket for each IPv4 address and each IPv6 /64, so
+//! that one attacker cannot use up what others need.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use linegate_wire::time::Instant;
+
+/// Handshakes a second and source.
+const RATE_PER_SECOND: u64 = 20;
+/// Handshakes at once.
+const BURST: u64 = 5;
+/// Sources remembered at once; when there are more, new ones are refused until old ones have refilled.
+const SOURCES_MAX: usize = 65_536;
+
+const TOKEN_NANOS: u64 = 1_000_000_000 / RATE_PER_SECOND;
+
+/// The buckets, each as the moment from which it has been filling.
+#[derive(Debug, Default)]
+pub(crate) struct RateLimiter {
+    full_at: HashMap<IpAddr, Instant>,
+    cleaned: Option<Instant>,
+}
+
+impl RateLimiter {
+    /// Takes a token of this source, if it has one.
+    pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
+        self.clean(now);
+        let source = masked(source);
+        let full = self.full_at.len() >= SOURCES_MAX;
+        let full_at = match self.full_at.get(&source) {
+            Some(&full_at) => full_at.max(now),
+            None if full => return false,
+            None => now,
+        };
+        // Each token taken puts the moment of being full one interval off.
+        if full_at.saturating_since(now) > Duration::from_nanos(TOKEN_NANOS * (BURST - 1)) {
+            return false;
+        }
+        self.full_at.insert(source, full_at + Duration::from_nanos(TOKEN_NANOS));
+        true
+    }
+
+    /// Forgets sources whose buckets are full, once a second.
+    fn clean(&mut self, now: Instant) {
+        if self.cleaned.is_none_or(|cleaned| now.saturating_since(cleaned) >= Duration::from_secs(1)) {
+            self.cleaned = Some(now);
+            self.full_at.retain(|_, full_at| *full_at > now);
+        }
+    }
+}
+
+fn masked(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_attacker_does_not_use_up_what_others_need() {
+        let mut limiter = RateLimiter::default();
+        let allowed = (0..1000).filter(|_| limiter.allow(ip("192.0.2.1"), at(0))).count();
+        assert_eq!(allowed, 5);
+        assert!(limiter.allow(ip("192.0.2.2"), at(0)), "another source has its own bucket");
+        assert!(!limiter.allow(ip("192.0.2.1"), at(49)));
+        assert!(limiter.allow(ip("192.0.2.1"), at(50)));
+        let in_ten_seconds = (1000..11_000).filter(|&ms| limiter.allow(ip("192.0.2.1"), at(ms))).count();
+        assert_eq!(in_ten_seconds, 204, "five at once and then twenty a second");
+    }
+
+    #[test]
+    fn ipv6_sources_are_whole_subnets() {
+        let mut limiter = RateLimiter::default();
+        let allowed = (0..100u128).filter(|n| limiter.allow(IpAddr::V6((0x2001 << 112 | n).into()), at(0))).count();
+        assert_eq!(allowed, 5);
+        assert!(limiter.allow(ip("2001:0:0:1::"), at(0)));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut limiter = RateLimiter::default();
+        for n in 0..200_000u32 {
+            limiter.allow(IpAddr::V4(n.into()), at(0));
+        }
+        assert!(limiter.full_at.len() <= SOURCES_MAX);
+        limiter.allow(ip("192.0.2.1"), at(2000));
+        assert_eq!(limiter.full_at.len(), 1);
+    }
+}
