@@ -1,6 +1,13 @@
 //! A packet's walk through a real worker on ports in memory: what comes out, and under which counter everything else
 //! ends.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test's helpers fail as the test itself does"
+)]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,13 @@
 //! Two devices on a wire that loses, repeats and reorders, living through hours in simulated time. A model of the data
 //! path stands between a device and the wire: it sends when there is a keypair and asks for a handshake when not.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers fail as the test itself does"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -103,7 +110,7 @@ impl World {
         if self.rng.next_u32() % 100 < self.loss_percent {
             return;
         }
-        let copies = if self.loss_percent > 0 && self.rng.next_u32() % 50 == 0 { 2 } else { 1 };
+        let copies = if self.loss_percent > 0 && self.rng.next_u32().is_multiple_of(50) { 2 } else { 1 };
         for _ in 0..copies {
             let delay = Duration::from_millis(5 + u64::from(self.rng.next_u32() % 60));
             self.sequence += 1;
