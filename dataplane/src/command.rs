@@ -26,7 +26,8 @@ pub enum Command {
         /// What is shared of it.
         state: Arc<PeerState>,
     },
-    /// Forget the peer with its keypairs, prefixes and staged packets.
+    /// Forget the peer and its staged packets. Its prefixes and keypairs are removed before, one by one, so that no
+    /// single command is long.
     RemovePeer {
         /// Its id.
         peer: PeerId,

@@ -6,14 +6,24 @@
 //! source against the [`allowed_ips`], and the [`kernel_port`] takes it. The way back is `send`. Whatever ends
 //! elsewhere ends under a [`drop::DropReason`]. The control plane speaks to workers through [`command`] alone.
 
+pub mod allowed_ips;
 pub mod batch;
+pub mod clock;
 pub mod command;
 pub mod drop;
+pub mod idle;
 pub mod kernel_port;
 pub mod keypair;
 pub mod limits;
 pub mod memory;
 pub mod peer;
+pub mod peers;
+mod receive;
+pub mod replay;
+mod send;
+pub mod session_table;
+pub mod staged;
 pub mod stats;
 pub mod underlay;
 pub mod wake;
+pub mod worker;

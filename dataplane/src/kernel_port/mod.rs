@@ -19,6 +19,11 @@ pub trait KernelPort: Send {
     /// not take is counted in `stats`. The regions are free again on return.
     fn deliver(&mut self, arena: &mut Arena, packets: &[Region], stats: &WorkerStats);
 
+    /// Whether `receive` would find something without a descriptor being readable (left over from the last turn).
+    fn has_pending(&self) -> bool {
+        false
+    }
+
     /// Descriptors that become readable when `receive` would find something.
     fn wait_descriptors(&self) -> Vec<RawFd>;
 }

@@ -1,5 +1,7 @@
 //! The encrypted side: where WireGuard messages come from and go to.
 
+pub mod udp;
+
 use std::io;
 use std::os::fd::RawFd;
 
@@ -11,7 +13,7 @@ use crate::stats::WorkerStats;
 pub trait Underlay: Send {
     /// Appends what has arrived, without waiting, while the batch has room. The regions stay valid until
     /// [`release`](Self::release).
-    fn receive(&mut self, arena: &mut Arena, batch: &mut ReceiveBatch);
+    fn receive(&mut self, arena: &mut Arena, batch: &mut ReceiveBatch, stats: &WorkerStats);
 
     /// Takes back the buffers of the last `receive`.
     fn release(&mut self, arena: &mut Arena);
@@ -22,6 +24,11 @@ pub trait Underlay: Send {
 
     /// Descriptors that become readable when `receive` would find something.
     fn wait_descriptors(&self) -> Vec<RawFd>;
+
+    /// Whether `receive` would find something without a descriptor being readable (left over from the last turn).
+    fn has_pending(&self) -> bool {
+        false
+    }
 
     /// Called before the worker sleeps, so that a port which must be kicked can ask for it.
     ///

@@ -1,0 +1,250 @@
+//! From the underlay to the kernel, functions in packet order.
+//!
+//! 1. [`classify`]: is it WireGuard? handshakes go to the control plane (`malformed`, `handshake_queue_full`)
+//! 2. [`resolve`]: which keypair? (`unknown_receiver`, `keypair_expired`)
+//! 3. [`open`]: all packets of all peers at once (`bad_tag`)
+//! 4. [`accept`]: not before the tag is good (`replayed`)
+//! 5. [`note_authenticated`]: endpoint, timers, confirmation
+//! 6. [`unwrap`]: keepalives end; length, source and ECN (`bad_inner_packet`, `source_not_allowed`, `ecn_not_capable`)
+//!
+//! Every datagram either reaches the end or is counted under one reason.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use linegate_aead::{Aead, Packet, Verdict};
+use linegate_wire::constants::{
+    KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_TIMEOUT,
+};
+use linegate_wire::ecn::{self, Ecn};
+use linegate_wire::ids::ReceiverIndex;
+use linegate_wire::ip::IpPacket;
+use linegate_wire::messages::{Message, TAG_BYTES, TRANSPORT_HEADER_BYTES};
+use linegate_wire::time::Instant;
+
+use crate::allowed_ips::AllowedIps;
+use crate::batch::ReceiveBatch;
+use crate::command::{Report, Reporter};
+use crate::drop::DropReason;
+use crate::keypair::{Keypair, Role};
+use crate::limits::BATCH_MAX;
+use crate::memory::{Arena, Region};
+use crate::peers::Peers;
+use crate::session_table::SessionTable;
+use crate::stats::WorkerStats;
+
+/// A transport message on its way, by its place in the batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Transport {
+    message: Region,
+    receiver: ReceiverIndex,
+    counter: u64,
+    source: usize,
+}
+
+/// A transport message with its keypair.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opening<'t> {
+    transport: Transport,
+    keypair: &'t Arc<Keypair>,
+}
+
+pub(crate) type Transports = ArrayVec<Transport, BATCH_MAX>;
+pub(crate) type Openings<'t> = ArrayVec<Opening<'t>, BATCH_MAX>;
+
+/// Keeps transport messages, reports handshake messages, drops the rest.
+pub(crate) fn classify(
+    arena: &Arena,
+    batch: &ReceiveBatch,
+    reporter: &Reporter,
+    stats: &WorkerStats,
+) -> Transports {
+    let mut transports = Transports::new();
+    for (source, datagram) in batch.datagrams.iter().enumerate() {
+        let bytes = arena.bytes(datagram.message);
+        match Message::classify(bytes) {
+            Ok(Message::Transport { receiver, counter }) => {
+                let _ = transports.try_push(Transport { message: datagram.message, receiver, counter, source });
+            }
+            Ok(Message::Initiation | Message::Response | Message::CookieReply) => {
+                let report = batch.source(datagram).and_then(|&source| {
+                    Some(Report::Handshake { message: ArrayVec::try_from(bytes).ok()?, source })
+                });
+                if !report.is_some_and(|report| reporter.send(report)) {
+                    stats.dropped(DropReason::HandshakeQueueFull);
+                }
+            }
+            Err(_) => stats.dropped(DropReason::Malformed),
+        }
+    }
+    transports
+}
+
+/// Finds each message's keypair.
+pub(crate) fn resolve<'t>(
+    transports: &Transports,
+    sessions: &'t SessionTable,
+    now: Instant,
+    stats: &WorkerStats,
+) -> Openings<'t> {
+    let mut openings = Openings::new();
+    for &transport in transports {
+        let Some(keypair) = sessions.get(transport.receiver) else {
+            stats.dropped(DropReason::UnknownReceiver);
+            continue;
+        };
+        if keypair.is_expired(now) || transport.counter >= REJECT_AFTER_MESSAGES {
+            stats.dropped(DropReason::KeypairExpired);
+            continue;
+        }
+        let _ = openings.try_push(Opening { transport, keypair });
+    }
+    openings
+}
+
+/// Opens all, in place; forgeries are taken out.
+pub(crate) fn open(openings: &mut Openings<'_>, arena: &mut Arena, aead: &mut Aead, stats: &WorkerStats) {
+    let regions: ArrayVec<Region, BATCH_MAX> = openings.iter().map(|opening| opening.transport.message).collect();
+    let mut packets: ArrayVec<Packet<'_>, BATCH_MAX> = ArrayVec::new();
+    let disjoint = arena.disjoint(&regions, |index, frame| {
+        if let Some(opening) = openings.get(index) {
+            let len = frame.len().saturating_sub(TRANSPORT_HEADER_BYTES);
+            let _ = packets.try_push(Packet {
+                frame,
+                start: TRANSPORT_HEADER_BYTES,
+                len,
+                key: &opening.keypair.receive_key,
+                counter: opening.transport.counter,
+                verdict: Verdict::Pending,
+            });
+        }
+    });
+    assert!(disjoint, "an underlay handed out the same memory twice");
+    aead.open(&mut packets);
+    let good: ArrayVec<bool, BATCH_MAX> = packets.iter().map(|packet| packet.verdict == Verdict::Ok).collect();
+    drop(packets);
+    keep(openings, &good, DropReason::BadTag, stats);
+}
+
+/// Accepts each counter once. Runs of one keypair lock its window once.
+pub(crate) fn accept(openings: &mut Openings<'_>, stats: &WorkerStats) {
+    let mut fresh = ArrayVec::<bool, BATCH_MAX>::new();
+    for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
+        let Some(first) = run.first() else { continue };
+        let mut window = first.keypair.replay();
+        fresh.extend(run.iter().map(|opening| window.accept(opening.transport.counter, REJECT_AFTER_MESSAGES)));
+    }
+    keep(openings, &fresh, DropReason::Replayed, stats);
+}
+
+/// Takes out what is not to be kept, and counts it.
+fn keep(openings: &mut Openings<'_>, wanted: &[bool], reason: DropReason, stats: &WorkerStats) {
+    let before = openings.len();
+    let mut wanted = wanted.iter();
+    openings.retain(|_| wanted.next().copied().unwrap_or(false));
+    stats.drops.add(reason, (before - openings.len()) as u64);
+}
+
+/// Lets peers and keypairs know that authentic messages came, and pushes to `confirmed` the peers that we may send to
+/// from now on.
+pub(crate) fn note_authenticated(
+    openings: &Openings<'_>,
+    batch: &ReceiveBatch,
+    peers: &mut Peers,
+    reporter: &Reporter,
+    now: Instant,
+    stats: &WorkerStats,
+    confirmed: &mut ArrayVec<linegate_wire::ids::PeerId, BATCH_MAX>,
+) {
+    for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let keypair = first.keypair;
+        let Some(peer) = peers.get_mut(keypair.peer) else { continue };
+        if !keypair.confirmed.load(Ordering::Relaxed) && !keypair.confirmed.swap(true, Ordering::Relaxed) {
+            peer.current = Some(Arc::clone(keypair));
+            let _ = confirmed.try_push(keypair.peer);
+            if !reporter.send(Report::Confirmed { peer: keypair.peer, local: keypair.local }) {
+                // The next message tries again.
+                keypair.confirmed.store(false, Ordering::Relaxed);
+                stats.reports_lost.add(1);
+            }
+        }
+        let data = run.iter().any(|opening| !opening.transport.is_keepalive());
+        peer.state.activity.note_received(data, now);
+        peer.note_traffic(keypair.peer, reporter, stats);
+        let bytes = run.iter().map(|opening| u64::from(opening.transport.message.len)).sum();
+        peer.state.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let source = batch.datagrams.get(last.transport.source).and_then(|datagram| batch.source(datagram));
+        if let Some(&endpoint) = source
+            && peer.state.set_endpoint(Some(endpoint))
+            && !reporter.send(Report::Roamed { peer: keypair.peer, endpoint })
+        {
+            stats.reports_lost.add(1);
+        }
+        if rekey_due(keypair, now) && !keypair.rekey_on_receive_asked.swap(true, Ordering::Relaxed) {
+            peer.ask_for_handshake(keypair.peer, now, reporter, stats);
+        }
+    }
+}
+
+/// Whether the initiator of a keypair is to renew it because of what it receives: shortly before it becomes useless.
+fn rekey_due(keypair: &Keypair, now: Instant) -> bool {
+    keypair.role == Role::Initiator
+        && !keypair.rekey_on_receive_asked.load(Ordering::Relaxed)
+        && keypair.age(now) >= REJECT_AFTER_TIME.saturating_sub(KEEPALIVE_TIMEOUT).saturating_sub(REKEY_TIMEOUT)
+}
+
+/// Checks each inner packet, trims its padding and carries congestion marks over; gives what the kernel is to have.
+pub(crate) fn unwrap(
+    openings: &Openings<'_>,
+    batch: &ReceiveBatch,
+    arena: &mut Arena,
+    routes: &AllowedIps,
+    stats: &WorkerStats,
+) -> ArrayVec<Region, BATCH_MAX> {
+    let mut packets = ArrayVec::new();
+    for opening in openings {
+        let Some(plaintext) = opening.transport.plaintext() else { continue };
+        if plaintext.len == 0 {
+            stats.keepalives_received.add(1);
+            continue;
+        }
+        let outer = batch.datagrams.get(opening.transport.source).map_or(0, |datagram| datagram.ecn);
+        match unwrap_one(arena.bytes_mut(plaintext), outer, opening.keypair, routes) {
+            Ok(total_len) => {
+                let total_len = u32::try_from(total_len).unwrap_or(0);
+                packets.extend(plaintext.part(0, total_len));
+            }
+            Err(reason) => stats.dropped(reason),
+        }
+    }
+    stats.opened.add(packets.len() as u64);
+    packets
+}
+
+fn unwrap_one(bytes: &mut [u8], outer: u8, keypair: &Keypair, routes: &AllowedIps) -> Result<usize, DropReason> {
+    let packet = IpPacket::parse(bytes).map_err(|_| DropReason::BadInnerPacket)?;
+    if routes.lookup(packet.source()) != Some(keypair.peer) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    let inner = packet.ecn();
+    let total_len = packet.total_len();
+    let marked = ecn::decapsulate(Ecn::from_bits(outer), inner).map_err(|_| DropReason::EcnNotCapable)?;
+    if marked != inner {
+        linegate_wire::ip::set_ecn(bytes, marked);
+    }
+    Ok(total_len)
+}
+
+impl Transport {
+    fn plaintext(&self) -> Option<Region> {
+        let overhead = u32::try_from(TRANSPORT_HEADER_BYTES + TAG_BYTES).ok()?;
+        let start = u32::try_from(TRANSPORT_HEADER_BYTES).ok()?;
+        self.message.part(start, self.message.len.checked_sub(overhead)?)
+    }
+
+    fn is_keepalive(&self) -> bool {
+        self.plaintext().is_some_and(|plaintext| plaintext.len == 0)
+    }
+}
