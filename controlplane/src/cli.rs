@@ -34,7 +34,7 @@ pub enum Command {
 pub struct RunArgs {
     /// The tunnel interface to make, such as wg0.
     pub interface: String,
-    /// linegate's own settings (TOML) [default: $LINEGATE_CONFIG, else /etc/linegate/INTERFACE.toml if present].
+    /// linegate's own settings (TOML) [default: `$LINEGATE_CONFIG`, else /etc/linegate/INTERFACE.toml if present].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// An unmodified wg-quick or `wg setconf` file; re-read on SIGHUP.

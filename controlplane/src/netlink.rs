@@ -3,6 +3,7 @@
 //! Order of things: [`Netlink::open`] subscribes before anything is asked, so that no change between question and
 //! notification is missed. A notification says only *what kind* of thing changed; whoever cares asks again, so a lost
 //! notification (the socket overran) costs one look too many and never a wrong state.
+#![expect(clippy::wildcard_enum_match_arm, reason = "netlink has many messages and attributes that say nothing to us")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -142,11 +143,16 @@ impl Netlink {
     /// [`NetlinkError::Refused`] for anything but "no such device".
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let answer = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await;
-        match answer {
-            Ok(message) => Ok(message.as_ref().map(parse_link)),
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
-            Err(source) => Err(refused(format!("looking for interface {name}"), source)),
-        }
+        found(answer).map_err(|source| refused(format!("looking for interface {name}"), source))
+    }
+
+    /// The interface of that index, if there is one.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`] for anything but "no such device".
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let answer = self.handle.link().get().match_index(index).execute().try_next().await;
+        found(answer).map_err(|source| refused(format!("looking for interface {index}"), source))
     }
 
     /// Brings an interface up.
@@ -263,7 +269,7 @@ impl Netlink {
         Ok(neighbours)
     }
 
-    /// Has the kernel confirm a neighbour (NTF_USE), as sending to it through a socket would.
+    /// Has the kernel confirm a neighbour (`NTF_USE`), as sending to it through a socket would.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`].
@@ -291,7 +297,6 @@ impl Events {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "netlink has many messages that say nothing to us")]
 fn parse_event(message: &RouteNetlinkMessage) -> Option<Event> {
     match message {
         RouteNetlinkMessage::NewLink(link) => Some(Event::Link(parse_link(link))),
@@ -308,6 +313,14 @@ fn parse_event(message: &RouteNetlinkMessage) -> Option<Event> {
         | RouteNetlinkMessage::NewRule(_)
         | RouteNetlinkMessage::DelRule(_) => Some(Event::Routes),
         _ => None,
+    }
+}
+
+fn found(answer: Result<Option<LinkMessage>, rtnetlink::Error>) -> Result<Option<Link>, rtnetlink::Error> {
+    match answer {
+        Ok(message) => Ok(message.as_ref().map(parse_link)),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

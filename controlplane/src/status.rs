@@ -71,7 +71,7 @@ pub struct XdpStatus {
     pub mode: String,
     /// Whether the sockets share memory with the driver.
     pub zero_copy: bool,
-    /// Whether sealed packets leave by AF_XDP (else by UDP_SEGMENT).
+    /// Whether sealed packets leave by `AF_XDP` (else by `UDP_SEGMENT`).
     pub transmits_by_xdp: bool,
     /// The program's verdicts.
     pub counters: BTreeMap<String, u64>,
