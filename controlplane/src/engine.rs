@@ -5,6 +5,8 @@
 //! last the workers. Everything is owned by a value that undoes it when dropped, so a failure on the way, or the end,
 //! leaves nothing behind. A change of port builds the new sockets before it touches the old workers.
 
+mod error;
+mod host;
 pub mod plan;
 
 use std::collections::BTreeMap;
@@ -19,96 +21,29 @@ use linegate_aead::Backend;
 use linegate_dataplane::command::{Command, Reporter, WorkerHandle};
 use linegate_dataplane::drop::DropReason;
 use linegate_dataplane::kernel_port::KernelPort;
-use linegate_dataplane::kernel_port::tun::{TunDevice, TunError, TunPort, TunQueue};
+use linegate_dataplane::kernel_port::tun::{TunDevice, TunPort, TunQueue};
 use linegate_dataplane::memory::Arena;
 use linegate_dataplane::stats::WorkerStats;
 use linegate_dataplane::underlay::Underlay;
 use linegate_dataplane::underlay::next_hop::NextHopTable;
-use linegate_dataplane::underlay::udp::{HandshakeSender, UdpConfig, UdpError, UdpSockets, UdpUnderlay, bind_group};
-use linegate_dataplane::underlay::xdp::{CopyChoice, TransmitChoice, XdpConfig, XdpUnderlay, XskError};
+use linegate_dataplane::underlay::udp::{HandshakeSender, UdpConfig, UdpSockets, UdpUnderlay, bind_group};
+use linegate_dataplane::underlay::xdp::{CopyChoice, TransmitChoice, XdpConfig, XdpUnderlay};
 use linegate_dataplane::worker::{Worker, WorkerConfig};
-use linegate_ebpf::{AttachMode, LoadError, ModeChoice, Steering, SteeringConfig};
-use linegate_wire::endpoint::Endpoint;
-use linegate_wire::ids::ReceiverIndex;
+use linegate_ebpf::{AttachMode, ModeChoice, Steering, SteeringConfig};
 
-use self::plan::{Nic, NicQueue, Plan, PlanError};
+pub use self::error::EngineError;
+pub use self::host::Host;
+use self::plan::{Nic, NicQueue, Plan};
 use crate::config::Settings;
-use crate::gateway::Outside;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::Netlink;
 use crate::status::{WorkerStatus, XdpStatus};
-use crate::veth_device::{VethDevice, VethDeviceError};
+use crate::veth_device::VethDevice;
 
 /// Arena bytes beyond what the parts ask for: alignment between them.
 const ARENA_SLACK_BYTES: usize = 1 << 20;
 
 /// UMEM frames of one AF_XDP socket (4 KiB each).
 const XDP_FRAMES: u32 = 8192;
-
-/// Why the gateway could not be put together. Whatever had been made was undone.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// No plan fits.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The listen port.
-    #[error(transparent)]
-    Udp(#[from] UdpError),
-    /// The tunnel interface.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// The tunnel interface as a veth pair.
-    #[error(transparent)]
-    Veth(#[from] VethDeviceError),
-    /// The XDP program.
-    #[error("the XDP program on {nic}: {source}")]
-    Program {
-        /// The NIC.
-        nic: String,
-        /// What was refused.
-        #[source]
-        source: LoadError,
-    },
-    /// An AF_XDP socket.
-    #[error("AF_XDP on {nic}, queue {queue}: {source}")]
-    Socket {
-        /// The NIC.
-        nic: String,
-        /// Its queue.
-        queue: u32,
-        /// What was refused.
-        #[source]
-        source: XskError,
-    },
-    /// The host could not be asked.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// A worker.
-    #[error("worker {index}: {source}")]
-    Worker {
-        /// Its number.
-        index: usize,
-        /// The step that failed.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl EngineError {
-    /// The error number for the user-space interface.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        match self {
-            Self::Udp(error) => error.errno(),
-            Self::Worker { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::Plan(_)
-            | Self::Tun(_)
-            | Self::Veth(_)
-            | Self::Program { .. }
-            | Self::Socket { .. }
-            | Self::Netlink(_) => libc::EIO,
-        }
-    }
-}
 
 /// A NIC with the program on it.
 struct Program {
@@ -149,12 +84,6 @@ pub struct Engine {
     reporter: Reporter,
     next_hops: Arc<NextHopTable>,
     aead: Backend,
-}
-
-/// What the gateway reaches outside of the workers.
-pub struct Host {
-    sender: HandshakeSender,
-    programs: Programs,
 }
 
 /// What to start.
@@ -515,39 +444,6 @@ impl TunnelDevice {
                 Ok(Box::new(TunPort::new(queue, arena)?))
             }
             Self::Veth(device) => Ok(Box::new(device.port(index, arena)?)),
-        }
-    }
-}
-
-impl Outside for Host {
-    fn send_handshake(&mut self, message: &[u8], to: &Endpoint) {
-        // The timers send it again; the reason is for whoever looks.
-        if let Err(error) = self.sender.send(message, to) {
-            tracing::debug!(to = %to.remote, %error, "a handshake message could not be sent");
-        }
-    }
-
-    fn receiver_added(&mut self, index: ReceiverIndex) {
-        for program in self.programs.borrow_mut().iter_mut() {
-            if let Err(error) = program.steering.add_receiver(index.get()) {
-                tracing::warn!(%error, "a receiver index could not be told to XDP");
-            }
-        }
-    }
-
-    fn receiver_removed(&mut self, index: ReceiverIndex) {
-        for program in self.programs.borrow_mut().iter_mut() {
-            if let Err(error) = program.steering.remove_receiver(index.get()) {
-                tracing::debug!(%error, "a receiver index could not be taken from XDP");
-            }
-        }
-    }
-
-    fn under_load(&mut self, under_load: bool) {
-        for program in self.programs.borrow_mut().iter_mut() {
-            if let Err(error) = program.steering.set_under_load(under_load) {
-                tracing::warn!(%error, "the state of load could not be told to XDP");
-            }
         }
     }
 }

@@ -8,9 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
+
+use crate::settings::PeerSnapshot;
 
 /// Where the status sockets are.
 pub const STATUS_DIRECTORY: &str = "/run/linegate";
@@ -113,6 +116,20 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Seconds; 0 is off.
     pub persistent_keepalive_seconds: u16,
+}
+
+impl From<&PeerSnapshot> for PeerStatus {
+    fn from(peer: &PeerSnapshot) -> Self {
+        Self {
+            public_key: BASE64_STANDARD.encode(peer.public_key),
+            endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            allowed_ips: peer.allowed_ips.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect(),
+            last_handshake_unix_seconds: peer.last_handshake.map(|at| at.as_secs()),
+            received_bytes: peer.rx_bytes,
+            sent_bytes: peer.tx_bytes,
+            persistent_keepalive_seconds: peer.persistent_keepalive,
+        }
+    }
 }
 
 /// Writes the document to one reader, who may not dawdle.
