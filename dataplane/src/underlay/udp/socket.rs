@@ -86,6 +86,17 @@ impl UdpSockets {
         Ok(Self { v4: self.v4.try_clone()?, v6: self.v6.as_ref().map(Socket::try_clone).transpose()? })
     }
 
+    /// Marks all that is sent from now on, by any descriptor of these sockets.
+    ///
+    /// # Errors
+    /// [`UdpError::Mark`] without CAP_NET_ADMIN.
+    pub fn set_fwmark(&self, fwmark: u32) -> Result<(), UdpError> {
+        [Some(&self.v4), self.v6.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|socket| socket.set_mark(fwmark).map_err(UdpError::Mark))
+    }
+
     /// The socket for an address family.
     pub(super) fn for_address(&self, address: IpAddr) -> Option<&Socket> {
         match address {

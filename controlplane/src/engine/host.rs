@@ -1,0 +1,47 @@
+//! What the gateway reaches outside of the workers: handshake messages, and what XDP knows of indices and load.
+
+use linegate_dataplane::underlay::udp::HandshakeSender;
+use linegate_wire::endpoint::Endpoint;
+use linegate_wire::ids::ReceiverIndex;
+
+use super::Programs;
+use crate::gateway::Outside;
+
+/// What the gateway reaches outside of the workers.
+pub struct Host {
+    pub(super) sender: HandshakeSender,
+    pub(super) programs: Programs,
+}
+
+impl Outside for Host {
+    fn send_handshake(&mut self, message: &[u8], to: &Endpoint) {
+        // The timers send it again; the reason is for whoever looks.
+        if let Err(error) = self.sender.send(message, to) {
+            tracing::debug!(to = %to.remote, %error, "a handshake message could not be sent");
+        }
+    }
+
+    fn receiver_added(&mut self, index: ReceiverIndex) {
+        for program in self.programs.borrow_mut().iter_mut() {
+            if let Err(error) = program.steering.add_receiver(index.get()) {
+                tracing::warn!(%error, "a receiver index could not be told to XDP");
+            }
+        }
+    }
+
+    fn receiver_removed(&mut self, index: ReceiverIndex) {
+        for program in self.programs.borrow_mut().iter_mut() {
+            if let Err(error) = program.steering.remove_receiver(index.get()) {
+                tracing::debug!(%error, "a receiver index could not be taken from XDP");
+            }
+        }
+    }
+
+    fn under_load(&mut self, under_load: bool) {
+        for program in self.programs.borrow_mut().iter_mut() {
+            if let Err(error) = program.steering.set_under_load(under_load) {
+                tracing::warn!(%error, "the state of load could not be told to XDP");
+            }
+        }
+    }
+}

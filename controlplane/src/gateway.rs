@@ -1,0 +1,291 @@
+//! The single owner of the protocol's state. Everything that changes a peer passes here, in one thread.
+//!
+//! The order of a turn: take the workers' [`Report`]s (a bounded number), show the protocol the traffic of peers whose
+//! timers are due, let the timers run, then turn the protocol's outputs into commands, index maps and handshake
+//! messages. Messages leave last: when a peer reads our answer, the workers already have its keypair queued.
+//!
+//! Invariants: every worker hears everything in the same order ([`links`](crate::links)); the mirror always suffices
+//! to start a worker anew; settings change all together or not at all ([`apply`]).
+
+pub mod apply;
+pub mod mirror;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use linegate_dataplane::command::{Command, Report, WorkerHandle};
+use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
+use linegate_dataplane::limits::REPORT_QUEUE_MAX;
+use linegate_dataplane::peer::PeerState;
+use linegate_protocol::{Activity, Device, Output};
+use linegate_wire::endpoint::Endpoint;
+use linegate_wire::ids::{PeerId, ReceiverIndex};
+use linegate_wire::time::{Instant, Now};
+use rand::rngs::StdRng;
+use zeroize::Zeroizing;
+
+use crate::links::Links;
+use mirror::Mirror;
+
+/// Reports handled in one turn, so that timers and settings are never far away.
+const REPORTS_PER_TURN_MAX: usize = 256;
+
+/// From this many waiting reports on, handshakes must bring a cookie.
+const UNDER_LOAD_REPORTS: usize = REPORT_QUEUE_MAX / 8;
+
+/// How long that state is held after the queue was last that long (as the kernel does).
+const UNDER_LOAD_HOLD: Duration = Duration::from_secs(1);
+
+/// How soon commands that did not fit a worker's queue are tried again.
+const COMMAND_RETRY: Duration = Duration::from_millis(1);
+
+/// What the gateway does outside the workers.
+pub trait Outside {
+    /// Sends a handshake message.
+    fn send_handshake(&mut self, message: &[u8], to: &Endpoint);
+    /// Transport data for this index is ours from now on.
+    fn receiver_added(&mut self, index: ReceiverIndex);
+    /// It is no more.
+    fn receiver_removed(&mut self, index: ReceiverIndex);
+    /// The state of load changed.
+    fn under_load(&mut self, under_load: bool);
+}
+
+/// What a turn left behind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// There is more to do at once.
+    pub more: bool,
+    /// Workers that ended by themselves, and why.
+    pub stopped: Vec<(usize, String)>,
+}
+
+/// The gateway. See the module's description.
+pub struct Gateway<O> {
+    device: Device,
+    rng: StdRng,
+    mirror: Mirror,
+    links: Links,
+    reports: Receiver<Report>,
+    outside: O,
+    private_key: Option<Zeroizing<[u8; 32]>>,
+    under_load_until: Option<Instant>,
+    counts: BTreeMap<&'static str, u64>,
+    /// Handshake messages that leave once everything else of their turn is on its way.
+    messages: Vec<(Vec<u8>, Endpoint)>,
+}
+
+impl<O: Outside> Gateway<O> {
+    /// A gateway without peers or workers. `rng` makes ephemeral keys: it must be seeded by the system.
+    #[must_use]
+    pub fn new(mut rng: StdRng, reports: Receiver<Report>, outside: O, now: Now) -> Self {
+        Self {
+            device: Device::new(now, &mut rng),
+            rng,
+            mirror: Mirror::default(),
+            links: Links::default(),
+            reports,
+            outside,
+            private_key: None,
+            under_load_until: None,
+            counts: BTreeMap::new(),
+            messages: Vec::new(),
+        }
+    }
+
+    /// The first workers.
+    pub fn start_workers(&mut self, handles: Vec<WorkerHandle>) {
+        self.links.replace(handles);
+        self.bring_up_to_date();
+    }
+
+    /// Puts new workers (and what is outside of them) in the place of the old, and brings them to the present state:
+    /// the same peers, prefixes and keypairs, whose counters go on.
+    pub fn replace_workers(&mut self, handles: Vec<WorkerHandle>, outside: O) {
+        self.outside = outside;
+        self.start_workers(handles);
+    }
+
+    fn bring_up_to_date(&mut self) {
+        for (id, peer) in self.mirror.iter() {
+            peer.replay(id, |command| self.links.to_all(&command));
+            peer.indices().for_each(|index| self.outside.receiver_added(index));
+        }
+        if self.under_load_until.is_some() {
+            self.outside.under_load(true);
+        }
+    }
+
+    /// Whether handshakes must bring a cookie at present.
+    #[must_use]
+    pub fn is_under_load(&self) -> bool {
+        self.under_load_until.is_some()
+    }
+
+    /// Handshake messages by what became of them.
+    #[must_use]
+    pub fn handshake_counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counts
+    }
+
+    /// Tells the workers the tunnel interface's MTU, in bytes.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.links.to_all(&Command::SetMtu { mtu });
+    }
+
+    /// Wipes all session keys, as the kernel does when the interface goes down.
+    pub fn clear_sessions(&mut self, now: Now) {
+        self.device.clear_sessions(now);
+        self.drain_outputs(now);
+    }
+
+    /// When [`turn`](Self::turn) must run even if no worker reports anything; at once if commands wait.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let retry = (self.links.waiting() > 0).then(|| now + COMMAND_RETRY);
+        [self.device.poll_timeout(), self.under_load_until, retry].into_iter().flatten().min()
+    }
+
+    /// One turn. See the module's description.
+    pub fn turn(&mut self, now: Now) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.links.flush();
+        self.follow_load(now.mono);
+        for _ in 0..REPORTS_PER_TURN_MAX {
+            let Ok(report) = self.reports.try_recv() else { break };
+            self.take_report(report, now, &mut outcome);
+        }
+        for peer in self.device.due_peers(now.mono) {
+            self.observe(peer, now);
+        }
+        self.device.handle_timeout(now, &mut self.rng);
+        self.drain_outputs(now);
+        outcome.more = !self.reports.is_empty();
+        outcome
+    }
+
+    fn take_report(&mut self, report: Report, now: Now, outcome: &mut Outcome) {
+        match report {
+            Report::Handshake { message, source } => self.take_handshake(&message, source, now),
+            Report::HandshakeWanted { peer } => self.device.request_handshake(peer, now, &mut self.rng),
+            Report::Confirmed { peer, local } => self.device.confirm_keypair(peer, local, now),
+            Report::Roamed { peer, endpoint } => self.device.set_endpoint(peer, Some(endpoint)),
+            Report::Active { peer } => self.observe(peer, now),
+            Report::Stopped { worker, reason } => outcome.stopped.push((worker, reason)),
+        }
+    }
+
+    fn take_handshake(&mut self, message: &[u8], source: Endpoint, now: Now) {
+        let kind = match message.first() {
+            Some(1) => "received_initiations",
+            Some(2) => "received_responses",
+            _ => "received_cookie_replies",
+        };
+        self.count(kind);
+        match self.device.handle_message(message, source, now, &mut self.rng) {
+            Ok(handled) => {
+                // The protocol decides whether this message may move the endpoint; a cookie reply may not.
+                if let Some(peer) = handled.peer() {
+                    self.share_endpoint(peer);
+                }
+            }
+            Err(error) => self.count(error.name()),
+        }
+    }
+
+    fn share_endpoint(&self, peer: PeerId) {
+        if let Some(mirror) = self.mirror.get(peer) {
+            mirror.state.set_endpoint(self.device.endpoint(peer));
+        }
+    }
+
+    /// Shows the protocol when the workers moved what. The next packet after this reports again, so a peer with
+    /// traffic costs one report for each time its timers are due, and an idle one nothing.
+    fn observe(&mut self, peer: PeerId, now: Now) {
+        let Some(mirror) = self.mirror.get(peer) else { return };
+        mirror.state.watched.store(false, Ordering::Relaxed);
+        let times = &mirror.state.activity;
+        let activity = Activity {
+            first_unanswered_data_sent: times.first_unanswered_data_sent.get(),
+            last_sent: times.last_sent.get(),
+            first_unacked_data_received: times.first_unacked_data_received.get(),
+            last_data_received: times.last_data_received.get(),
+            last_received: times.last_received.get(),
+        };
+        self.device.observe(peer, &activity, now);
+    }
+
+    fn follow_load(&mut self, now: Instant) {
+        let before = self.under_load_until.is_some();
+        if self.reports.len() >= UNDER_LOAD_REPORTS {
+            self.under_load_until = Some(now + UNDER_LOAD_HOLD);
+        } else if self.under_load_until.is_some_and(|until| until <= now) {
+            self.under_load_until = None;
+        }
+        let after = self.under_load_until.is_some();
+        if before != after {
+            self.device.set_under_load(after);
+            self.outside.under_load(after);
+        }
+    }
+
+    fn drain_outputs(&mut self, now: Now) {
+        while let Some(output) = self.device.poll_output() {
+            self.carry_out(output, now);
+        }
+        for (message, to) in self.messages.drain(..) {
+            self.outside.send_handshake(&message, &to);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Transmit { to, message, .. } => {
+                self.count(match message.first() {
+                    Some(1) => "sent_initiations",
+                    Some(2) => "sent_responses",
+                    _ => "sent_cookie_replies",
+                });
+                self.messages.push((message.to_vec(), to));
+            }
+            Output::InstallKeypair { peer, keypair } => {
+                let current = matches!(keypair.role, linegate_protocol::Role::Initiator);
+                let keypair = Arc::new(Keypair::new(parameters(peer, &keypair)));
+                self.outside.receiver_added(keypair.local);
+                if let Some(mirror) = self.mirror.get_mut(peer) {
+                    mirror.install(Arc::clone(&keypair), current);
+                }
+                self.count("sessions");
+                self.share_endpoint(peer);
+                self.links.to_all(&Command::InstallKeypair { keypair, current });
+            }
+            Output::PromoteKeypair { peer, local } => {
+                if let Some(mirror) = self.mirror.get_mut(peer) {
+                    mirror.promote(local);
+                }
+                self.links.to_all(&Command::PromoteKeypair { peer, local });
+            }
+            Output::RemoveKeypair { peer, local } => {
+                if let Some(mirror) = self.mirror.get_mut(peer) {
+                    mirror.remove(local);
+                }
+                self.outside.receiver_removed(local);
+                self.links.to_all(&Command::RemoveKeypair { peer, local });
+            }
+            Output::SendKeepalive { peer } => {
+                let number = usize::try_from(peer.get()).unwrap_or(0);
+                self.links.to_one(number, Command::SendKeepalive { peer });
+            }
+            Output::PurgeStaged { peer } => self.links.to_all(&Command::PurgeStaged { peer }),
+        }
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counts.entry(name).or_insert(0) += 1;
+    }
+}

@@ -1,0 +1,268 @@
+//! `linegate status`: one JSON document a connection over `/run/linegate/INTERFACE.sock`, and the table made of it.
+//!
+//! No secret is ever part of the document: no private, preshared or session key.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use comfy_table::Table;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+
+use crate::settings::PeerSnapshot;
+
+/// Where the status sockets are.
+pub const STATUS_DIRECTORY: &str = "/run/linegate";
+
+/// How long a reader may take for its document.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everything a running gateway tells of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// linegate's version.
+    pub version: String,
+    /// Tunnel interface.
+    pub interface: String,
+    /// Process id.
+    pub pid: u32,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Mark on outer packets (0: none).
+    pub fwmark: u32,
+    /// What was chosen, and why.
+    pub io: Choice,
+    /// The kernel port that was chosen, and why.
+    pub kernel_port: Choice,
+    /// The tunnel's MTU, in bytes.
+    pub mtu: u16,
+    /// Backend of the packet cipher.
+    pub aead: String,
+    /// Whether handshakes are being put off by cookies.
+    pub under_load: bool,
+    /// One entry an underlay NIC with the XDP program.
+    pub xdp: Vec<XdpStatus>,
+    /// One entry a worker.
+    pub workers: Vec<WorkerStatus>,
+    /// Handshake messages by what became of them.
+    pub handshakes: BTreeMap<String, u64>,
+    /// One entry a peer.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A choice between ways of doing something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// What the settings ask for.
+    pub setting: String,
+    /// What is done.
+    pub chosen: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The XDP program on one NIC.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpStatus {
+    /// The NIC.
+    pub interface: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether the sockets share memory with the driver.
+    pub zero_copy: bool,
+    /// Whether sealed packets leave by `AF_XDP` (else by `UDP_SEGMENT`).
+    pub transmits_by_xdp: bool,
+    /// The program's verdicts.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub index: usize,
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+    /// Its queue of the NIC, if it has one.
+    pub queue: Option<u32>,
+    /// `xdp` or `udp`.
+    pub io: String,
+    /// Its memory lies on huge pages.
+    pub huge_pages: bool,
+    /// What it moved.
+    pub counters: BTreeMap<String, u64>,
+    /// What it dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Base64, as `wg` writes it.
+    pub public_key: String,
+    /// Where it is.
+    pub endpoint: Option<String>,
+    /// Its prefixes.
+    pub allowed_ips: Vec<String>,
+    /// Seconds since 1970.
+    pub last_handshake_unix_seconds: Option<u64>,
+    /// Bytes received, authenticated.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Seconds; 0 is off.
+    pub persistent_keepalive_seconds: u16,
+}
+
+impl From<&PeerSnapshot> for PeerStatus {
+    fn from(peer: &PeerSnapshot) -> Self {
+        Self {
+            public_key: BASE64_STANDARD.encode(peer.public_key),
+            endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            allowed_ips: peer.allowed_ips.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect(),
+            last_handshake_unix_seconds: peer.last_handshake.map(|at| at.as_secs()),
+            received_bytes: peer.rx_bytes,
+            sent_bytes: peer.tx_bytes,
+            persistent_keepalive_seconds: peer.persistent_keepalive,
+        }
+    }
+}
+
+/// Writes the document to one reader, who may not dawdle.
+pub async fn answer(mut stream: tokio::net::UnixStream, document: Document) {
+    let Ok(mut text) = serde_json::to_vec_pretty(&document) else { return };
+    text.push(b'\n');
+    let write = async {
+        stream.write_all(&text).await?;
+        stream.shutdown().await
+    };
+    // A reader that goes away or stands still loses its document, and nobody else anything.
+    let _ = tokio::time::timeout(WRITE_TIMEOUT, write).await;
+}
+
+/// The names of the gateways that have a status socket.
+///
+/// # Errors
+/// What reading the folder says; that there is none means no gateway.
+pub fn running(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Asks a running gateway.
+///
+/// # Errors
+/// What connecting or reading says, or that the answer is no document.
+pub fn fetch(directory: &Path, interface: &str) -> io::Result<Document> {
+    let path: PathBuf = directory.join(format!("{interface}.sock"));
+    let mut stream = UnixStream::connect(&path).map_err(|error| {
+        io::Error::new(error.kind(), format!("no linegate serves {interface} ({}: {error})", path.display()))
+    })?;
+    stream.set_read_timeout(Some(WRITE_TIMEOUT))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    serde_json::from_str(&text).map_err(io::Error::other)
+}
+
+/// The document as tables for a terminal.
+#[must_use]
+pub fn table(document: &Document) -> String {
+    let Document { interface, version, listen_port, io, kernel_port, mtu, aead, .. } = document;
+    let mut text = format!(
+        "{interface}: linegate {version}, port {listen_port}, io {} ({}), kernel port {} (MTU {mtu}), aead {aead}{}\n",
+        io.chosen,
+        io.reason,
+        kernel_port.chosen,
+        if document.under_load { ", UNDER LOAD" } else { "" },
+    );
+    for xdp in &document.xdp {
+        let copy = if xdp.zero_copy { "zero-copy" } else { "copy mode" };
+        let transmit = if xdp.transmits_by_xdp { "AF_XDP" } else { "UDP" };
+        text +=
+            &format!("{}: XDP {}, {copy}, transmit by {transmit}; {}\n", xdp.interface, xdp.mode, list(&xdp.counters));
+    }
+    let mut workers = Table::new();
+    workers.set_header(["worker", "core", "queue", "io", "counters", "drops"]);
+    for worker in &document.workers {
+        workers.add_row([
+            worker.index.to_string(),
+            worker.core.map_or("-".into(), |core| core.to_string()),
+            worker.queue.map_or("-".into(), |queue| queue.to_string()),
+            worker.io.clone(),
+            lines(&worker.counters),
+            lines(&worker.drops),
+        ]);
+    }
+    text += &format!("{workers}\nhandshakes: {}\n", list(&document.handshakes));
+    let mut peers = Table::new();
+    peers.set_header(["peer", "endpoint", "allowed IPs", "last handshake", "received", "sent"]);
+    for peer in &document.peers {
+        peers.add_row([
+            peer.public_key.clone(),
+            peer.endpoint.clone().unwrap_or_else(|| "-".into()),
+            peer.allowed_ips.join("\n"),
+            peer.last_handshake_unix_seconds.map_or("never".into(), |at| format!("@{at}")),
+            peer.received_bytes.to_string(),
+            peer.sent_bytes.to_string(),
+        ]);
+    }
+    text + &format!("{peers}")
+}
+
+fn nonzero(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = String> + '_ {
+    counters.iter().filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name} {count}"))
+}
+
+fn list(counters: &BTreeMap<String, u64>) -> String {
+    let text: Vec<String> = nonzero(counters).collect();
+    if text.is_empty() { "none".into() } else { text.join(", ") }
+}
+
+fn lines(counters: &BTreeMap<String, u64>) -> String {
+    nonzero(counters).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::SocketFile;
+
+    fn document() -> Document {
+        let mut document = Document { interface: "wg0".into(), listen_port: 51820, ..Document::default() };
+        document.handshakes.insert("initiation".into(), 3);
+        document.workers.push(WorkerStatus { io: "udp".into(), ..WorkerStatus::default() });
+        document.workers[0].drops.insert("bad_tag".into(), 7);
+        document.peers.push(PeerStatus { public_key: "AAAA".into(), ..PeerStatus::default() });
+        document
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_the_whole_document() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = SocketFile::listen(folder.path(), 0o755, "wg0").unwrap();
+        assert_eq!(running(folder.path()).unwrap(), ["wg0"]);
+        let path = folder.path().to_owned();
+        let reader = std::thread::spawn(move || fetch(&path, "wg0"));
+        let (stream, _) = socket.listener.accept().await.unwrap();
+        answer(stream, document()).await;
+        assert_eq!(reader.join().unwrap().unwrap(), document());
+    }
+
+    #[test]
+    fn the_table_shows_what_is_not_zero() {
+        let text = table(&document());
+        assert!(text.contains("bad_tag 7") && text.contains("initiation 3") && text.contains("AAAA"), "{text}");
+        assert!(fetch(Path::new("/nonexistent"), "wg0").unwrap_err().to_string().contains("no linegate serves wg0"));
+    }
+}
