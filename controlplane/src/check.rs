@@ -7,7 +7,6 @@ use std::path::Path;
 use caps::Capability;
 use comfy_table::Table;
 use linegate_aead::Aead;
-use linegate_ebpf::ProbeError;
 use serde::Serialize;
 
 use crate::engine::plan;

@@ -34,10 +34,9 @@ use linegate_ebpf::{AttachMode, ModeChoice, Steering, SteeringConfig};
 pub use self::error::EngineError;
 pub use self::host::Host;
 use self::plan::{Nic, NicQueue, Plan};
-use crate::config::Settings;
+use crate::config::{CopySetting, Settings, TransmitSetting, XdpMode};
 use crate::netlink::Netlink;
 use crate::status::{WorkerStatus, XdpStatus};
-use crate::veth_device::VethDevice;
 
 /// Arena bytes beyond what the parts ask for: alignment between them.
 const ARENA_SLACK_BYTES: usize = 1 << 20;
@@ -57,10 +56,10 @@ struct Program {
 /// The programs, shared by the engine (sockets) and the gateway (indices), which run in one thread.
 type Programs = std::rc::Rc<std::cell::RefCell<Vec<Program>>>;
 
-/// The tunnel interface.
-enum TunnelDevice {
-    Tun { device: TunDevice, queues: Vec<TunQueue> },
-    Veth(VethDevice),
+/// The tunnel interface: the device and a descriptor of each of its queues, so that other workers may follow the first.
+struct TunnelDevice {
+    device: TunDevice,
+    queues: Vec<TunQueue>,
 }
 
 struct Running {
@@ -127,12 +126,8 @@ async fn start_as(
 ) -> Result<(Engine, Vec<WorkerHandle>, Host), EngineError> {
     let count = plan.workers.len();
     let (group, port) = bind_group(&UdpConfig { port: start.port, fwmark: start.fwmark, workers: count })?;
-    let tunnel = if plan.kernel_port.chosen == "veth" {
-        TunnelDevice::Veth(VethDevice::create(start.interface, count, start.mtu, netlink).await?)
-    } else {
-        let (device, queues) = TunDevice::create(start.interface, count, start.mtu)?;
-        TunnelDevice::Tun { device, queues }
-    };
+    let (device, queues) = TunDevice::create(start.interface, count, start.mtu)?;
+    let tunnel = TunnelDevice { device, queues };
     let mut engine = Engine {
         workers: Vec::new(),
         programs: Programs::default(),
@@ -217,10 +212,7 @@ impl Engine {
     /// The index of the tunnel interface.
     #[must_use]
     pub fn tunnel_ifindex(&self) -> u32 {
-        match &self.tunnel {
-            TunnelDevice::Tun { device, .. } => device.ifindex(),
-            TunnelDevice::Veth(device) => device.ifindex(),
-        }
+        self.tunnel.device.ifindex
     }
 
     /// The plan that was carried out.
@@ -288,7 +280,7 @@ impl Engine {
             let config = SteeringConfig { port: self.port, any_address: false, queues: nic.queues };
             let mut steering = Steering::load(&config).map_err(failed)?;
             steering.set_local_addresses(&netlink.addresses(nic.ifindex).await?).map_err(failed)?;
-            let choice = ModeChoice::from(self.settings.xdp.mode);
+            let choice = mode_choice(self.settings.xdp.mode);
             let mode = steering.attach(nic.ifindex, &nic.name, choice).map_err(failed)?;
             if mode == AttachMode::Generic {
                 plan::check_generic(std::slice::from_ref(nic))?;
@@ -332,7 +324,7 @@ impl Engine {
         let xdp = queue.as_ref().map(|queue| self.xdp_config(queue));
         let bytes = Worker::arena_bytes()
             + UdpUnderlay::arena_bytes()
-            + self.tunnel.arena_bytes()
+            + TunPort::arena_bytes()
             + xdp.as_ref().map_or(0, XdpUnderlay::arena_bytes)
             + ARENA_SLACK_BYTES;
         let mut arena = Arena::new(bytes).map_err(fail)?;
@@ -372,13 +364,13 @@ impl Engine {
 
     fn xdp_config(&self, queue: &NicQueue) -> XdpConfig {
         let nic = self.plan.nics.get(queue.nic);
-        let copy = if self.plan.needs_zero_copy { CopyChoice::ZeroCopy } else { self.settings.xdp.copy.into() };
+        let copy = if self.plan.needs_zero_copy { CopyChoice::ZeroCopy } else { copy_choice(self.settings.xdp.copy) };
         XdpConfig {
             ifindex: nic.map_or(0, |nic| nic.ifindex),
             interface: nic.map(|nic| nic.name.clone()).unwrap_or_default(),
             queue: queue.queue,
             copy,
-            transmit: TransmitChoice::from(self.settings.xdp.transmit),
+            transmit: transmit_choice(self.settings.xdp.transmit),
             port: self.port,
             frames: XDP_FRAMES,
         }
@@ -429,22 +421,34 @@ impl Drop for Engine {
 }
 
 impl TunnelDevice {
-    fn arena_bytes(&self) -> usize {
-        match self {
-            Self::Tun { .. } => TunPort::arena_bytes(),
-            Self::Veth(_) => linegate_dataplane::kernel_port::veth::VethPort::arena_bytes(),
-        }
-    }
-
-    /// The queue of one worker. The device keeps its own descriptor of it, so that another worker may follow.
+    /// The queue of one worker.
     fn port(&self, index: usize, arena: &mut Arena) -> io::Result<Box<dyn KernelPort>> {
-        match self {
-            Self::Tun { queues, .. } => {
-                let queue = queues.get(index).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
-                Ok(Box::new(TunPort::new(queue, arena)?))
-            }
-            Self::Veth(device) => Ok(Box::new(device.port(index, arena)?)),
-        }
+        let queue = self.queues.get(index).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        Ok(Box::new(TunPort::new(queue, arena)?))
+    }
+}
+
+const fn mode_choice(mode: XdpMode) -> ModeChoice {
+    match mode {
+        XdpMode::Auto => ModeChoice::Auto,
+        XdpMode::Native => ModeChoice::Native,
+        XdpMode::Generic => ModeChoice::Generic,
+    }
+}
+
+const fn copy_choice(copy: CopySetting) -> CopyChoice {
+    match copy {
+        CopySetting::Auto => CopyChoice::Auto,
+        CopySetting::ZeroCopy => CopyChoice::ZeroCopy,
+        CopySetting::Copy => CopyChoice::Copy,
+    }
+}
+
+const fn transmit_choice(transmit: TransmitSetting) -> TransmitChoice {
+    match transmit {
+        TransmitSetting::Auto => TransmitChoice::Auto,
+        TransmitSetting::Xdp => TransmitChoice::Xdp,
+        TransmitSetting::Udp => TransmitChoice::Udp,
     }
 }
 

@@ -18,11 +18,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
+use linegate_aead::Key;
 use linegate_dataplane::command::{Command, Report, WorkerHandle};
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
 use linegate_dataplane::limits::REPORT_QUEUE_MAX;
-use linegate_dataplane::peer::PeerState;
-use linegate_protocol::{Activity, Device, Output};
+use linegate_protocol::{Activity, Device, NewKeypair, Output};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
@@ -83,9 +83,9 @@ pub struct Gateway<O> {
 impl<O: Outside> Gateway<O> {
     /// A gateway without peers or workers. `rng` makes ephemeral keys: it must be seeded by the system.
     #[must_use]
-    pub fn new(mut rng: StdRng, reports: Receiver<Report>, outside: O, now: Now) -> Self {
+    pub fn new(rng: StdRng, reports: Receiver<Report>, outside: O) -> Self {
         Self {
-            device: Device::new(now, &mut rng),
+            device: Device::new(),
             rng,
             mirror: Mirror::default(),
             links: Links::default(),
@@ -192,6 +192,10 @@ impl<O: Outside> Gateway<O> {
                 // The protocol decides whether this message may move the endpoint; a cookie reply may not.
                 if let Some(peer) = handled.peer() {
                     self.share_endpoint(peer);
+                    // A handshake message is a sign of life as good as data.
+                    if let Some(mirror) = self.mirror.get(peer) {
+                        mirror.state.activity.note_received(false, now.mono);
+                    }
                 }
             }
             Err(error) => self.count(error.name()),
@@ -236,22 +240,25 @@ impl<O: Outside> Gateway<O> {
 
     fn drain_outputs(&mut self, now: Now) {
         while let Some(output) = self.device.poll_output() {
-            self.carry_out(output, now);
+            self.carry_out(output, now.mono);
         }
         for (message, to) in self.messages.drain(..) {
             self.outside.send_handshake(&message, &to);
         }
     }
 
-    fn carry_out(&mut self, output: Output, now: Now) {
+    fn carry_out(&mut self, output: Output, now: Instant) {
         match output {
-            Output::Transmit { to, message, .. } => {
+            Output::Transmit { peer, to, message } => {
                 self.count(match message.first() {
                     Some(1) => "sent_initiations",
                     Some(2) => "sent_responses",
                     _ => "sent_cookie_replies",
                 });
-                self.messages.push((message.to_vec(), to));
+                if let Some(mirror) = peer.and_then(|peer| self.mirror.get(peer)) {
+                    mirror.state.activity.note_sent(false, now);
+                }
+                self.messages.push((message, to));
             }
             Output::InstallKeypair { peer, keypair } => {
                 let current = matches!(keypair.role, linegate_protocol::Role::Initiator);
@@ -278,7 +285,7 @@ impl<O: Outside> Gateway<O> {
                 self.links.to_all(&Command::RemoveKeypair { peer, local });
             }
             Output::SendKeepalive { peer } => {
-                let number = usize::try_from(peer.get()).unwrap_or(0);
+                let number = peer.index();
                 self.links.to_one(number, Command::SendKeepalive { peer });
             }
             Output::PurgeStaged { peer } => self.links.to_all(&Command::PurgeStaged { peer }),
@@ -287,5 +294,20 @@ impl<O: Outside> Gateway<O> {
 
     fn count(&mut self, name: &'static str) {
         *self.counts.entry(name).or_insert(0) += 1;
+    }
+}
+
+fn parameters(peer: PeerId, keypair: &NewKeypair) -> KeypairParameters {
+    KeypairParameters {
+        peer,
+        local: keypair.local,
+        remote: keypair.remote,
+        role: match keypair.role {
+            linegate_protocol::Role::Initiator => Role::Initiator,
+            linegate_protocol::Role::Responder => Role::Responder,
+        },
+        created: keypair.created,
+        send_key: Key::new(&keypair.send_key),
+        receive_key: Key::new(&keypair.receive_key),
     }
 }

@@ -22,4 +22,3 @@ pub mod privileges;
 pub mod settings;
 pub mod status;
 pub mod uapi;
-pub mod veth_device;

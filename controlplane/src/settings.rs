@@ -5,8 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use zeroize::Zeroize;
-
 /// A change of settings; it is applied whole or not at all.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Update {
@@ -54,18 +52,6 @@ pub struct AllowedIpChange {
     pub remove: bool,
 }
 
-impl Drop for Update {
-    fn drop(&mut self) {
-        self.private_key.zeroize();
-    }
-}
-
-impl Drop for PeerUpdate {
-    fn drop(&mut self) {
-        self.preshared_key.zeroize();
-    }
-}
-
 impl std::fmt::Debug for Update {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Update").field("listen_port", &self.listen_port).field("peers", &self.peers).finish_non_exhaustive()
@@ -91,9 +77,9 @@ pub struct Snapshot {
     pub peers: Vec<PeerSnapshot>,
 }
 
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        self.private_key.zeroize();
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("listen_port", &self.listen_port).finish_non_exhaustive()
     }
 }
 
@@ -116,12 +102,6 @@ pub struct PeerSnapshot {
     pub rx_bytes: u64,
     /// UDP payload bytes sent.
     pub tx_bytes: u64,
-}
-
-impl Drop for PeerSnapshot {
-    fn drop(&mut self) {
-        self.preshared_key.zeroize();
-    }
 }
 
 /// Reads `address/bits`; bits may be left out for a single host.

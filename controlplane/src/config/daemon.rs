@@ -28,8 +28,6 @@ pub enum KernelPortChoice {
     Auto,
     /// A TUN device.
     Tun,
-    /// A veth pair with AF_XDP on its hidden end.
-    Veth,
 }
 
 /// How the XDP program is attached.

@@ -9,7 +9,6 @@ use linegate_ebpf::LoadError;
 
 use super::plan::PlanError;
 use crate::netlink::NetlinkError;
-use crate::veth_device::VethDeviceError;
 
 /// Why the gateway could not be put together. Whatever had been made was undone.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +22,6 @@ pub enum EngineError {
     /// The tunnel interface.
     #[error(transparent)]
     Tun(#[from] TunError),
-    /// The tunnel interface as a veth pair.
-    #[error(transparent)]
-    Veth(#[from] VethDeviceError),
     /// The XDP program.
     #[error("the XDP program on {nic}: {source}")]
     Program {
@@ -69,7 +65,6 @@ impl EngineError {
             Self::Worker { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Plan(_)
             | Self::Tun(_)
-            | Self::Veth(_)
             | Self::Program { .. }
             | Self::Socket { .. }
             | Self::Netlink(_) => libc::EIO,

@@ -23,7 +23,7 @@ impl Outside for Host {
 
     fn receiver_added(&mut self, index: ReceiverIndex) {
         for program in self.programs.borrow_mut().iter_mut() {
-            if let Err(error) = program.steering.add_receiver(index.get()) {
+            if let Err(error) = program.steering.add_receiver(index.0) {
                 tracing::warn!(%error, "a receiver index could not be told to XDP");
             }
         }
@@ -31,7 +31,7 @@ impl Outside for Host {
 
     fn receiver_removed(&mut self, index: ReceiverIndex) {
         for program in self.programs.borrow_mut().iter_mut() {
-            if let Err(error) = program.steering.remove_receiver(index.get()) {
+            if let Err(error) = program.steering.remove_receiver(index.0) {
                 tracing::debug!(%error, "a receiver index could not be taken from XDP");
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use linegate_dataplane::command::Command;
 use linegate_dataplane::peer::PeerState;
-use linegate_protocol::{PEERS_MAX, PrivateKey, PublicKey};
+use linegate_protocol::{PEERS_MAX, PresharedKey, PrivateKey, PublicKey};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::PeerId;
 use linegate_wire::time::Now;
@@ -169,7 +169,7 @@ impl<O: Outside> Gateway<O> {
             }
         };
         if let Some(preshared_key) = update.preshared_key {
-            self.device.set_preshared_key(id, preshared_key);
+            self.device.set_preshared_key(id, preshared_key.map(PresharedKey::from_bytes));
             if let Some(mirror) = self.mirror.get_mut(id) {
                 mirror.preshared_key = preshared_key.map(Zeroizing::new);
             }

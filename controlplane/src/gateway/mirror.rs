@@ -53,11 +53,11 @@ pub struct PeerMirror {
     pub state: Arc<PeerState>,
     /// Its prefixes.
     pub allowed_ips: BTreeSet<Prefix>,
-    keypairs: Vec<Installed>,
+    pub(super) keypairs: Vec<Installed>,
 }
 
 #[derive(Debug)]
-struct Installed {
+pub(super) struct Installed {
     keypair: Arc<Keypair>,
     /// It is, or was, the one to send under.
     sendable: bool,

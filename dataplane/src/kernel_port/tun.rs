@@ -62,6 +62,16 @@ pub struct TunDevice {
 #[derive(Debug)]
 pub struct TunQueue(File);
 
+impl TunQueue {
+    /// The same queue under another descriptor.
+    ///
+    /// # Errors
+    /// What dup(2) says.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+}
+
 impl TunDevice {
     /// Makes the device in the calling thread's network namespace, down, with its MTU in bytes set.
     ///

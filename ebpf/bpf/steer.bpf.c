@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Steers WireGuard: transport data for a live session goes to the AF_XDP socket of its queue; handshakes go up to the
+ * UDP socket, through a token bucket a source while we are under load; what cannot be WireGuard, or names no session,
+ * is dropped. Everything this program does not fully understand passes to the kernel, whose UDP socket serves it too.
+ *
+ * The UDP checksum is never looked at: the AEAD says more, and a virtual link may not have filled it in.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define SLOTS (1 << 20)
+#define LIVE (1ULL << 32) /* beside the index, so that index 0 can be told from none */
+#define SOURCES 65536
+#define TOKEN_NS (1000000000ULL / 20) /* 20 handshakes a second */
+#define BURST 5
+#define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
+
+/* Mirrored in src/verdict.rs, in this order. */
+enum verdict {
+	V_REDIRECTED,
+	V_NO_SOCKET,
+	V_HANDSHAKE_PASSED,
+	V_HANDSHAKE_LIMITED,
+	V_UNKNOWN_RECEIVER,
+	V_MALFORMED,
+	V_OTHER_ADDRESS,
+	V_OTHER_PORT,
+	V_VLAN,
+	V_IP_OPTIONS,
+	V_FRAGMENT,
+	V_IPV6_EXTENSION,
+	V_TRUNCATED,
+	V_NOT_IP,
+	V_NOT_UDP,
+	V_COUNT,
+};
+
+/* Mirrored in src/steering.rs. */
+struct config {
+	__u32 port; /* host order */
+	__u32 any_address;
+	__u32 under_load;
+};
+
+struct address {
+	__u8 bytes[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} CONFIG SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u8);
+} ADDRESSES SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} RECEIVERS SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __u32);
+} SOCKETS SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SOURCES);
+	__type(key, struct address);
+	__type(value, __u64); /* the moment at which the bucket is full again */
+} SOURCES_MAP SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, V_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} COUNTERS SEC(".maps");
+
+static __always_inline int count(__u32 verdict, int action)
+{
+	__u64 *counter = bpf_map_lookup_elem(&COUNTERS, &verdict);
+
+	if (counter)
+		*counter += 1;
+	return action;
+}
+
+static __always_inline void map_v4(struct address *to, __be32 from)
+{
+	__builtin_memset(to, 0, sizeof(*to));
+	to->bytes[10] = 0xff;
+	to->bytes[11] = 0xff;
+	__builtin_memcpy(&to->bytes[12], &from, 4);
+}
+
+/* Takes a token of this source; the bucket is kept as the moment at which it is full. */
+static __always_inline int allowed(struct address *source)
+{
+	__u64 now = bpf_ktime_get_ns(), full = now, *known;
+
+	known = bpf_map_lookup_elem(&SOURCES_MAP, source);
+	if (known && *known > now)
+		full = *known;
+	if (full - now > TOKEN_NS * (BURST - 1))
+		return 0;
+	full += TOKEN_NS;
+	bpf_map_update_elem(&SOURCES_MAP, source, &full, BPF_ANY);
+	return 1;
+}
+
+static __always_inline int handshake(struct config *config, struct address *source, __u32 type)
+{
+	/* A cookie reply answers us, and costs one decryption at most. */
+	if (config->under_load && type != 3 && !allowed(source))
+		return count(V_HANDSHAKE_LIMITED, XDP_DROP);
+	return count(V_HANDSHAKE_PASSED, XDP_PASS);
+}
+
+SEC("xdp")
+int linegate_steer(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct address source, destination;
+	struct config *config;
+	struct udphdr *udp;
+	__u32 zero = 0, type, queue = ctx->rx_queue_index;
+	__u16 len;
+	__u8 *message;
+
+	if ((void *)(eth + 1) > end)
+		return count(V_TRUNCATED, XDP_PASS);
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return count(V_TRUNCATED, XDP_PASS);
+		if (ip->version != 4)
+			return count(V_NOT_IP, XDP_PASS);
+		if (ip->protocol != IPPROTO_UDP)
+			return count(V_NOT_UDP, XDP_PASS);
+		if (ip->ihl != 5)
+			return count(V_IP_OPTIONS, XDP_PASS);
+		if (ip->frag_off & bpf_htons(IP_FRAGMENT))
+			return count(V_FRAGMENT, XDP_PASS);
+		map_v4(&source, ip->saddr);
+		map_v4(&destination, ip->daddr);
+		udp = (void *)(ip + 1);
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return count(V_TRUNCATED, XDP_PASS);
+		if (ip->version != 6)
+			return count(V_NOT_IP, XDP_PASS);
+		switch (ip->nexthdr) {
+		case IPPROTO_UDP:
+			break;
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_FRAGMENT:
+		case IPPROTO_AH:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_MH:
+			return count(V_IPV6_EXTENSION, XDP_PASS);
+		default:
+			return count(V_NOT_UDP, XDP_PASS);
+		}
+		__builtin_memcpy(&source, &ip->saddr, sizeof(source));
+		__builtin_memset(&source.bytes[8], 0, 8); /* a /64 is one source */
+		__builtin_memcpy(&destination, &ip->daddr, sizeof(destination));
+		udp = (void *)(ip + 1);
+	} else if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD)) {
+		return count(V_VLAN, XDP_PASS);
+	} else {
+		return count(V_NOT_IP, XDP_PASS);
+	}
+
+	if ((void *)(udp + 1) > end)
+		return count(V_TRUNCATED, XDP_PASS);
+	config = bpf_map_lookup_elem(&CONFIG, &zero);
+	if (!config || udp->dest != bpf_htons((__u16)config->port))
+		return count(V_OTHER_PORT, XDP_PASS);
+	if (!config->any_address && !bpf_map_lookup_elem(&ADDRESSES, &destination))
+		return count(V_OTHER_ADDRESS, XDP_PASS);
+	len = bpf_ntohs(udp->len);
+	if (len < sizeof(*udp) || (void *)udp + len > end)
+		return count(V_TRUNCATED, XDP_PASS);
+	len -= sizeof(*udp);
+
+	message = (__u8 *)(udp + 1);
+	if (len < 8 || (void *)(message + 8) > end)
+		return count(V_MALFORMED, XDP_DROP);
+	__builtin_memcpy(&type, message, 4);
+	switch (type) {
+	case 4: {
+		__u32 index, slot;
+		__u64 *live;
+
+		if (len < 32)
+			return count(V_MALFORMED, XDP_DROP);
+		__builtin_memcpy(&index, message + 4, 4);
+		slot = index & (SLOTS - 1);
+		live = bpf_map_lookup_elem(&RECEIVERS, &slot);
+		if (!live || *live != (LIVE | index))
+			return count(V_UNKNOWN_RECEIVER, XDP_DROP);
+		if (!bpf_map_lookup_elem(&SOCKETS, &queue))
+			return count(V_NO_SOCKET, XDP_PASS);
+		count(V_REDIRECTED, 0);
+		return bpf_redirect_map(&SOCKETS, queue, XDP_PASS);
+	}
+	case 1:
+		return len == 148 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+	case 2:
+		return len == 92 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+	case 3:
+		return len == 64 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+	default:
+		return count(V_MALFORMED, XDP_DROP);
+	}
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
