@@ -13,6 +13,7 @@
 //! beyond the kernels, only lengths and verdicts decide branches; tags are compared by one accumulated difference.
 #![expect(unsafe_code, reason = "calls into kernels that need CPU features and raw pointers into disjoint frames")]
 #![expect(clippy::indexing_slicing, reason = "indices below the limits of the batch's arrays, on the hot path")]
+#![expect(clippy::cast_possible_truncation, reason = "lengths are below LONGEST and indices below MAX_BATCH")]
 
 use std::arch::asm;
 
@@ -35,6 +36,19 @@ struct Job {
     key: *const [u8; 32],
     counter: u64,
     index: usize,
+}
+
+impl Job {
+    /// Where its tag lies.
+    fn tag(&self) -> *mut [u8; TAG_BYTES] {
+        self.text.wrapping_add(self.bytes).cast()
+    }
+
+    /// The two words of its nonce that are not zero.
+    fn nonce(&self) -> (u32, u32) {
+        let [a, b, c, d, e, f, g, h] = self.counter.to_le_bytes();
+        (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+    }
 }
 
 /// Memory for one chunk of a batch, taken once.
@@ -90,7 +104,7 @@ impl Scratch {
             let lane = position % poly::LANES;
             position += 1;
             // SAFETY: an opened job has its tag behind its text.
-            let tag = unsafe { job.text.add(job.bytes).cast::<[u8; TAG_BYTES]>().read() };
+            let tag = unsafe { job.tag().read() };
             let expected = u128::from(high[lane]) << 64 | u128::from(low[lane]);
             let good = u128::from_le_bytes(tag) ^ expected == 0;
             batch[job.index].verdict = if good { Verdict::Ok } else { Verdict::BadTag };
@@ -120,7 +134,7 @@ impl Scratch {
             let lane = position % poly::LANES;
             let tag = (u128::from(high[lane]) << 64 | u128::from(low[lane])).to_le_bytes();
             // SAFETY: a sealed job has room for its tag behind its text.
-            unsafe { job.text.add(job.bytes).cast::<[u8; TAG_BYTES]>().write(tag) };
+            unsafe { job.tag().write(tag) };
             batch[job.index].verdict = Verdict::Ok;
         }
         self.wipe();
@@ -172,8 +186,7 @@ impl Scratch {
             for lane in 0..chacha::LANES {
                 let job = &group[lane.min(group.len() - 1)];
                 lanes.key[lane] = job.key;
-                lanes.low[lane] = job.counter as u32;
-                lanes.high[lane] = (job.counter >> 32) as u32;
+                (lanes.low[lane], lanes.high[lane]) = job.nonce();
             }
             // SAFETY: keys are borrowed by the batch; the caller vouches for the CPU.
             unsafe { chacha::one_time_keys(&lanes, keys) };
@@ -212,14 +225,13 @@ impl Scratch {
             let passes = job.bytes / chacha::PASS;
             if passes > 0 {
                 // SAFETY: that many passes lie in the text; the caller vouches for the CPU.
-                unsafe { chacha::xor_run(job.key, job.counter, 1, job.text, passes) };
+                unsafe { chacha::xor_run(job.key, job.nonce(), job.text, passes) };
             }
             let mut at = passes * chacha::PASS;
             while at < job.bytes {
                 let lanes = &mut sets[current];
                 lanes.block[filled] = (at / chacha::BLOCK) as u32 + 1;
-                lanes.low[filled] = job.counter as u32;
-                lanes.high[filled] = (job.counter >> 32) as u32;
+                (lanes.low[filled], lanes.high[filled]) = job.nonce();
                 lanes.key[filled] = job.key;
                 lanes.text[filled] = job.text.wrapping_add(at);
                 lanes.bytes[filled] = (job.bytes - at).min(chacha::BLOCK);

@@ -191,14 +191,16 @@ unsafe fn apply(text: *mut u8, bytes: usize, stream: __m512i) {
     if bytes >= BLOCK {
         // SAFETY: the caller vouches for these 64 bytes.
         let data = unsafe { _mm512_loadu_si512(text.cast()) };
+        let data = _mm512_xor_si512(data, stream);
         // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(text.cast(), _mm512_xor_si512(data, stream)) };
+        unsafe { _mm512_storeu_si512(text.cast(), data) };
     } else if bytes > 0 {
         let mask = (1_u64 << bytes) - 1;
         // SAFETY: the mask keeps the access to the caller's bytes.
         let data = unsafe { _mm512_maskz_loadu_epi8(mask, text.cast()) };
+        let data = _mm512_xor_si512(data, stream);
         // SAFETY: as above.
-        unsafe { _mm512_mask_storeu_epi8(text.cast(), mask, _mm512_xor_si512(data, stream)) };
+        unsafe { _mm512_mask_storeu_epi8(text.cast(), mask, data) };
     }
 }
 
@@ -238,19 +240,18 @@ pub(crate) unsafe fn xor_lanes(lanes: &Lanes) {
     apply_all!(stream, put);
 }
 
-/// XORs the key stream from block `block` into `passes` times [`PASS`] bytes of one packet.
+/// XORs the key stream from block 1 on into `passes` times [`PASS`] bytes of one packet.
 ///
 /// # Safety
 /// The CPU has the features; the key is readable; the bytes at `text` are ours to read and write.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(crate) unsafe fn xor_run(key: *const [u8; 32], counter: u64, block: u32, text: *mut u8, passes: usize) {
+pub(crate) unsafe fn xor_run(key: *const [u8; 32], (low, high): (u32, u32), text: *mut u8, passes: usize) {
     // SAFETY: the caller vouches for the key.
     let key = unsafe { _mm256_loadu_si256(key.cast()) };
     let key = _mm512_castsi256_si512(key);
     let word = |i: i32| _mm512_permutexvar_epi32(_mm512_set1_epi32(i), key);
     let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i]);
-    let [low, high] = [counter.cast_signed() as i32, (counter >> 32).cast_signed() as i32];
-    let lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    let lane = _mm512_set_epi32(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
     let mut input = [
         sigma(0),
         sigma(1),
@@ -264,10 +265,10 @@ pub(crate) unsafe fn xor_run(key: *const [u8; 32], counter: u64, block: u32, tex
         word(5),
         word(6),
         word(7),
-        _mm512_add_epi32(_mm512_set1_epi32(block.cast_signed()), lane),
+        lane,
         _mm512_setzero_si512(),
-        _mm512_set1_epi32(low),
-        _mm512_set1_epi32(high),
+        _mm512_set1_epi32(low.cast_signed()),
+        _mm512_set1_epi32(high.cast_signed()),
     ];
     for pass in 0..passes {
         let stream = blocks(&input);
@@ -294,10 +295,11 @@ pub(crate) unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys) {
     let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
     let mut put = |word: usize, a: __m512i, b: __m512i| {
         let (low, high) = keys.0[word].split_at_mut(8);
+        let (first, second) = (_mm512_permutex2var_epi32(a, first, b), _mm512_permutex2var_epi32(a, second, b));
         // SAFETY: half of sixteen 64-bit words is the 64 bytes written.
-        unsafe { _mm512_storeu_si512(low.as_mut_ptr().cast(), _mm512_permutex2var_epi32(a, first, b)) };
+        unsafe { _mm512_storeu_si512(low.as_mut_ptr().cast(), first) };
         // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(high.as_mut_ptr().cast(), _mm512_permutex2var_epi32(a, second, b)) };
+        unsafe { _mm512_storeu_si512(high.as_mut_ptr().cast(), second) };
     };
     put(0, v[0], v[1]);
     put(1, v[2], v[3]);

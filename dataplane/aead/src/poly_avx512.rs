@@ -319,3 +319,74 @@ fn finish(h: Limbs, s_low: __m512i, s_high: __m512i) -> (__m512i, __m512i) {
     let high = _mm512_add_epi64(high, s_high);
     (low, _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use poly1305::universal_hash::KeyInit;
+
+    use super::*;
+
+    /// Against RustCrypto, which takes ciphertext, padding and lengths as one message.
+    fn check(messages: &[Vec<u8>; LANES], keys: &[[u8; 32]; LANES]) {
+        if !crate::batch_avx512::is_available() {
+            return;
+        }
+        let word = |i: usize| keys.map(|key| u64::from_le_bytes(key[i * 8..i * 8 + 8].try_into().unwrap()));
+        let words = [word(0), word(1), word(2), word(3)];
+        let mut texts = Texts { text: [std::ptr::null(); LANES], bytes: [0; LANES] };
+        for (lane, message) in messages.iter().enumerate() {
+            (texts.text[lane], texts.bytes[lane]) = (message.as_ptr(), message.len());
+        }
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        // SAFETY: the features were looked for above; the texts are borrowed from vectors.
+        unsafe { tags(&texts, [&words[0], &words[1], &words[2], &words[3]], [&mut low, &mut high]) };
+        for (lane, message) in messages.iter().enumerate() {
+            let mut whole = message.clone();
+            whole.resize(message.len().next_multiple_of(16) + 8, 0);
+            whole.extend((message.len() as u64).to_le_bytes());
+            let expected = poly1305::Poly1305::new(&keys[lane].into()).compute_unpadded(&whole);
+            let tag = u128::from(high[lane]) << 64 | u128::from(low[lane]);
+            assert_eq!(tag.to_le_bytes(), expected.as_slice(), "lane {lane}, {} bytes", message.len());
+        }
+    }
+
+    fn key(r: u128, s: u128) -> [u8; 32] {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&r.to_le_bytes());
+        key[16..].copy_from_slice(&s.to_le_bytes());
+        key
+    }
+
+    /// The largest clamped r, small ones, and blocks whose limbs saturate, at every length that changes the path.
+    #[test]
+    fn saturated_carries() {
+        for r in [u128::MAX, 0, 1, 2, 3, 1 << 122, 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff, 0x0fff_fffc << 96] {
+            for s in [0, 1, u128::MAX] {
+                for byte in [0xff, 0xfe, 0xfb, 0x80, 0x00] {
+                    for longest in (0..300).chain([1420, 4096, 8999, 9000]) {
+                        let messages = std::array::from_fn(|lane| vec![byte; longest * (LANES - lane) / LANES]);
+                        check(&messages, &[key(r, s); LANES]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// With r = 1 the accumulator is the sum of the blocks: make it 2^130 - 5 and its neighbours.
+    #[test]
+    fn sums_around_the_modulus() {
+        for around in 0..12_u128 {
+            let messages = std::array::from_fn(|lane| {
+                let mut blocks = [u128::MAX, u128::MAX, u128::MAX, 0, 0, 0, 0];
+                // Seven blocks and the lengths add eight times 2^128 and 112 times 2^64.
+                blocks[3] = (u128::MAX - 16 - (112 << 64)).wrapping_add(around);
+                blocks.rotate_left(lane % 7);
+                blocks.iter().flat_map(|block| block.to_le_bytes()).collect()
+            });
+            check(
+                &messages,
+                &[key(1, 0), key(1, u128::MAX), key(1, 0), key(1, 1), key(1, 0), key(1, 2), key(1, 0), key(1, 3)],
+            );
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! One harness for all backends: a batch is sealed, compared byte for byte with the references, corrupted here and there,
 //! opened, and compared again; bytes around each packet must stay as they were.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a harness that fails by panicking")]
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use linegate_aead::{Aead, Backend, Key, Packet, TAG_BYTES, Verdict, available};
