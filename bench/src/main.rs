@@ -2,6 +2,7 @@
 //! one document to keep as a raw result.
 
 mod aead;
+mod x25519;
 
 use clap::{Parser, Subcommand};
 
@@ -16,10 +17,13 @@ struct Arguments {
 enum Command {
     /// Batch AEAD against ring, per size, batch and direction.
     Aead(aead::Arguments),
+    /// X25519 in four libraries.
+    X25519,
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
+        Command::X25519 => x25519::run(),
     }
 }
