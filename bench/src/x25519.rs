@@ -24,7 +24,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
     let secret = x25519_dalek::StaticSecret::from([9; 32]);
     let point = x25519_dalek::PublicKey::from(peer);
-    let multiply = median(|| Ok(()), |()| Ok(drop(black_box(secret.diffie_hellman(black_box(&point))))))?;
+    let multiply = median(
+        || Ok(()),
+        |()| {
+            black_box(secret.diffie_hellman(black_box(&point)));
+            Ok(())
+        },
+    )?;
     let pair = median(
         || Ok(()),
         |()| {
@@ -45,7 +51,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         })
         .map_err(|_| anyhow!("ring"))
     })?;
-    let pair = median(make, |key| Ok(drop(black_box(key.compute_public_key().map_err(|_| anyhow!("ring"))?))))?;
+    let pair = median(make, |key| {
+        black_box(key.compute_public_key().map_err(|_| anyhow!("ring"))?);
+        Ok(())
+    })?;
     print("ring", multiply, pair);
 
     let key = aws_lc_rs::agreement::PrivateKey::from_private_key(&aws_lc_rs::agreement::X25519, &[9; 32])?;
@@ -53,7 +62,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let multiply = median(
         || Ok(()),
         |()| {
-            aws_lc_rs::agreement::agree(&key, public.clone(), anyhow!("aws-lc-rs"), |shared| {
+            aws_lc_rs::agreement::agree(&key, public, anyhow!("aws-lc-rs"), |shared| {
                 black_box(shared.first().copied());
                 Ok(())
             })
