@@ -1,2 +1,29 @@
-//! Skeleton.
-fn main() {}
+//! `linegate-bench`: measures linegate's parts. Each subcommand has a file of its own and prints a table, or with `--json`
+//! one document to keep as a raw result.
+
+mod aead;
+mod x25519;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Batch AEAD against ring, per size, batch and direction.
+    Aead(aead::Arguments),
+    /// X25519 in four libraries.
+    X25519,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Aead(arguments) => aead::run(&arguments),
+        Command::X25519 => x25519::run(),
+    }
+}

@@ -7,8 +7,17 @@
 //!
 //! What callers may rely on: no plaintext of a forgery is left in its frame; tags are compared in constant time; no
 //! input makes a backend allocate, panic or touch bytes outside the frame.
-#![forbid(unsafe_code)]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls of kernels that need CPU features, checked where a backend is chosen")
+)]
 
+#[cfg(target_arch = "x86_64")]
+mod batch_avx512;
+#[cfg(target_arch = "x86_64")]
+mod chacha_avx512;
+#[cfg(target_arch = "x86_64")]
+mod poly_avx512;
 mod portable;
 
 use std::fmt;
@@ -18,6 +27,8 @@ use zeroize::ZeroizeOnDrop;
 
 /// Bytes of a tag.
 pub const TAG_BYTES: usize = 16;
+/// Packets that a backend works on at once; longer batches are taken in chunks.
+pub const MAX_BATCH: usize = 256;
 
 /// A session's key, prepared for all backends.
 #[derive(ZeroizeOnDrop)]
@@ -77,18 +88,24 @@ pub struct Packet<'a> {
 /// An implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
+    /// Lanes filled across packets, on CPUs with AVX-512 F, BW and IFMA.
+    Avx512,
     /// Packet by packet through the `ring` library, on every CPU.
     Ring,
 }
 
 impl Backend {
-    /// Every backend.
-    pub const ALL: &[Self] = &[Self::Ring];
+    /// Every backend, the best first.
+    pub const ALL: &[Self] = &[Self::Avx512, Self::Ring];
 
     /// Whether this CPU can run it.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => batch_avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 => false,
             Self::Ring => true,
         }
     }
@@ -97,6 +114,7 @@ impl Backend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Avx512 => "avx512",
             Self::Ring => "ring",
         })
     }
@@ -108,8 +126,7 @@ pub struct Unsupported(String);
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let available = Backend::ALL.iter().filter(|backend| backend.is_available());
-        let names = available.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let names = available().map(|backend| backend.to_string()).collect::<Vec<_>>().join(", ");
         write!(f, "the AEAD backend \"{}\" is not available; this CPU can run: {names}", self.0)
     }
 }
@@ -125,18 +142,33 @@ impl FromStr for Backend {
     }
 }
 
-/// A backend at work.
-#[derive(Debug)]
+/// The backends that this CPU can run, the best first.
+pub fn available() -> impl Iterator<Item = Backend> {
+    Backend::ALL.iter().copied().filter(|backend| backend.is_available())
+}
+
+/// A backend at work, with the memory it needs.
 pub struct Aead {
-    backend: Backend,
+    engine: Engine,
+}
+
+enum Engine {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(batch_avx512::Scratch),
+    Ring,
+}
+
+impl fmt::Debug for Aead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aead").field("backend", &self.backend()).finish_non_exhaustive()
+    }
 }
 
 impl Aead {
     /// The best backend for this CPU.
     #[must_use]
     pub fn detect() -> Self {
-        let best = Backend::ALL.iter().copied().find(|backend| backend.is_available());
-        Self { backend: best.unwrap_or(Backend::Ring) }
+        available().find_map(|backend| Self::with_backend(backend).ok()).unwrap_or(Self { engine: Engine::Ring })
     }
 
     /// This backend.
@@ -144,26 +176,54 @@ impl Aead {
     /// # Errors
     /// [`Unsupported`] where the CPU lacks what it needs.
     pub fn with_backend(backend: Backend) -> Result<Self, Unsupported> {
-        if backend.is_available() { Ok(Self { backend }) } else { Err(Unsupported(backend.to_string())) }
+        if !backend.is_available() {
+            return Err(Unsupported(backend.to_string()));
+        }
+        let engine = match backend {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512 => Engine::Avx512(batch_avx512::Scratch::new()),
+            #[cfg(not(target_arch = "x86_64"))]
+            Backend::Avx512 => return Err(Unsupported(backend.to_string())),
+            Backend::Ring => Engine::Ring,
+        };
+        Ok(Self { engine })
     }
 
     /// The backend in use.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        self.backend
+        match &self.engine {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(_) => Backend::Avx512,
+            Engine::Ring => Backend::Ring,
+        }
     }
 
     /// Checks and decrypts every packet; each gets its verdict.
     pub fn open(&mut self, batch: &mut [Packet<'_>]) {
-        match self.backend {
-            Backend::Ring => batch.iter_mut().for_each(portable::open),
+        match &mut self.engine {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(scratch) => {
+                for chunk in batch.chunks_mut(MAX_BATCH) {
+                    // SAFETY: this engine exists only where `is_available` holds.
+                    unsafe { scratch.open(chunk) };
+                }
+            }
+            Engine::Ring => batch.iter_mut().for_each(portable::open),
         }
     }
 
     /// Encrypts every packet and writes its tag; each gets its verdict.
     pub fn seal(&mut self, batch: &mut [Packet<'_>]) {
-        match self.backend {
-            Backend::Ring => batch.iter_mut().for_each(portable::seal),
+        match &mut self.engine {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(scratch) => {
+                for chunk in batch.chunks_mut(MAX_BATCH) {
+                    // SAFETY: this engine exists only where `is_available` holds.
+                    unsafe { scratch.seal(chunk) };
+                }
+            }
+            Engine::Ring => batch.iter_mut().for_each(portable::seal),
         }
     }
 }

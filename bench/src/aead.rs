@@ -1,0 +1,193 @@
+//! `linegate-bench aead`: every backend and ring in the same run, pinned to one core.
+//!
+//! A sample is as many whole batches as fill about 200 µs; backends take turns sample by sample, so that a change of
+//! clock meets them alike, and medians are compared. Packets are sealed anew between opens, outside the measured time.
+//! Cycles are those of the time-stamp counter, which ticks at the nominal clock.
+#![expect(clippy::print_stdout, reason = "the table is the program's output")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use linegate_aead::{Aead, Backend, Key, Packet, TAG_BYTES, Verdict, available};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+const SIZES: [usize; 8] = [16, 64, 128, 256, 512, 1024, 1420, 8192];
+const BATCHES: [usize; 4] = [1, 8, 64, 256];
+/// The Internet mix: 7 of 64, 4 of 576, 1 of 1420 bytes.
+const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1420, 64, 576, 64, 576, 64];
+/// Nanoseconds a sample should last.
+const SAMPLE: u128 = 200_000;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Measure this backend only (against ring); all that the CPU can run if not given.
+    #[arg(long)]
+    backend: Option<Backend>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// Core to run on.
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// Samples of each figure.
+    #[arg(long, default_value_t = 41)]
+    samples: usize,
+}
+
+#[derive(Serialize)]
+struct Row {
+    direction: &'static str,
+    payload: String,
+    batch: usize,
+    backend: String,
+    ns_per_packet: f64,
+    cycles_per_byte: f64,
+    ratio_to_ring: f64,
+}
+
+/// Runs the benchmark and prints it.
+///
+/// # Errors
+/// A backend that this CPU lacks, a core that cannot be pinned to.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    anyhow::ensure!(core_affinity::set_for_current(core_affinity::CoreId { id: arguments.core }), "cannot pin");
+    let mut backends: Vec<Backend> = arguments.backend.map_or_else(|| available().collect(), |backend| vec![backend]);
+    backends.retain(|backend| *backend != Backend::Ring);
+    backends.insert(0, Backend::Ring);
+    let clock = cycles_per_nanosecond();
+    let mut rows = Vec::new();
+    for direction in ["open", "seal"] {
+        for batch in BATCHES {
+            for size in SIZES {
+                measure(arguments, &backends, clock, direction, &size.to_string(), &vec![size; batch], &mut rows)?;
+            }
+            let mix: Vec<usize> = IMIX.iter().copied().cycle().take(batch).collect();
+            measure(arguments, &backends, clock, direction, "imix", &mix, &mut rows)?;
+        }
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    println!(
+        "{:5} {:>6} {:>6} {:>8} {:>10} {:>9} {:>7}",
+        "", "bytes", "batch", "backend", "ns/packet", "cycles/B", "x ring"
+    );
+    for row in &rows {
+        println!(
+            "{:5} {:>6} {:>6} {:>8} {:>10.1} {:>9.3} {:>7.2}",
+            row.direction,
+            row.payload,
+            row.batch,
+            row.backend,
+            row.ns_per_packet,
+            row.cycles_per_byte,
+            row.ratio_to_ring
+        );
+    }
+    Ok(())
+}
+
+fn measure(
+    arguments: &Arguments,
+    backends: &[Backend],
+    clock: f64,
+    direction: &'static str,
+    payload: &str,
+    sizes: &[usize],
+    rows: &mut Vec<Row>,
+) -> anyhow::Result<()> {
+    let mut rng = StdRng::seed_from_u64(1);
+    let keys: Vec<Key> = sizes.iter().map(|_| Key::new(&rng.random())).collect();
+    let mut frames: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0x5a; 16 + size + TAG_BYTES]).collect();
+    let mut engines = Vec::new();
+    for backend in backends {
+        engines.push((Aead::with_backend(*backend)?, Vec::new()));
+    }
+    let bytes: usize = sizes.iter().sum();
+    for sample in 0..=arguments.samples {
+        for (aead, times) in &mut engines {
+            let mut spent = 0;
+            let mut batches = 0;
+            while spent < SAMPLE {
+                if direction == "open" {
+                    go(aead, &mut frames, sizes, &keys, true)?;
+                }
+                spent += go(aead, &mut frames, sizes, &keys, direction == "seal")?;
+                batches += 1;
+            }
+            // The first round warms up.
+            if sample > 0 {
+                times.push(spent as f64 / f64::from(batches) / sizes.len() as f64);
+            }
+        }
+    }
+    let mut ring = None;
+    for (aead, times) in &mut engines {
+        times.sort_by(f64::total_cmp);
+        let median = *times.get(times.len() / 2).context("no samples")?;
+        rows.push(Row {
+            direction,
+            payload: payload.to_owned(),
+            batch: sizes.len(),
+            backend: aead.backend().to_string(),
+            ns_per_packet: median,
+            cycles_per_byte: median * clock * sizes.len() as f64 / bytes as f64,
+            ratio_to_ring: *ring.get_or_insert(median) / median,
+        });
+    }
+    Ok(())
+}
+
+/// One batch; gives its nanoseconds.
+fn go(aead: &mut Aead, frames: &mut [Vec<u8>], sizes: &[usize], keys: &[Key], seal: bool) -> anyhow::Result<u128> {
+    let tag = if seal { 0 } else { TAG_BYTES };
+    let mut batch: Vec<Packet<'_>> = frames
+        .iter_mut()
+        .zip(sizes)
+        .zip(keys)
+        .zip(0..)
+        .map(|(((frame, size), key), counter)| Packet {
+            frame,
+            start: 16,
+            len: size + tag,
+            key,
+            counter,
+            verdict: Verdict::Pending,
+        })
+        .collect();
+    let begun = Instant::now();
+    if seal {
+        aead.seal(&mut batch)
+    } else {
+        aead.open(&mut batch)
+    }
+    let spent = begun.elapsed().as_nanos();
+    anyhow::ensure!(batch.iter().all(|packet| packet.verdict == Verdict::Ok), "a packet failed");
+    Ok(spent)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn ticks() -> u64 {
+    #[expect(unsafe_code, reason = "an intrinsic")]
+    // SAFETY: every x86-64 has the time-stamp counter.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+}
+
+/// Time-stamp ticks a nanosecond; one where there is no such counter, so that cycles read as nanoseconds.
+fn cycles_per_nanosecond() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (begun, first) = (Instant::now(), ticks());
+        while begun.elapsed().as_millis() < 50 {}
+        (ticks() - first) as f64 / begun.elapsed().as_nanos() as f64
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    1.0
+}

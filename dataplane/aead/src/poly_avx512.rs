@@ -1,0 +1,392 @@
+//! Poly1305 (RFC 8439, section 2.5) of eight packets at once, one packet a 64-bit lane, in limbs of 44, 44 and 42 bits
+//! for the 52-bit multiply-add of AVX-512 IFMA.
+//!
+//! The message is ciphertext, padded to whole blocks, and the block of lengths (section 2.8; no additional data). Shorter
+//! lanes are padded in front with blocks of zero that lack the bit 2^128 and so leave the accumulator at zero: all lanes
+//! end in the same step. Long messages take four blocks a step with r to r^4 and one reduction; messages of at most four
+//! blocks take one block a step and need no powers.
+//!
+//! Bounds: a carried accumulator has limbs below 2^44, 2^44 + 2^8 and 2^42; with a block added below 2^45 + 2^8. Twelve
+//! products of such limbs with limbs of r (2^44 + 2^8) or 20 r (2^48.4) sum to less than 2^56 in the low halves; in the
+//! high halves of the top column they stay below 2^39, so that the carry out of it is below 2^50 and five times it below
+//! 2^52, as the multiply-add needs.
+//!
+//! Constant time: multiply-adds, shifts by constants, and a final subtraction selected by mask. Branches and load masks
+//! depend on lengths alone.
+#![expect(unsafe_code, reason = "vector loads through raw pointers into the packets' frames")]
+#![expect(clippy::indexing_slicing, reason = "constant indices into arrays of eight lanes")]
+
+use std::arch::x86_64::*;
+
+use crate::chacha_avx512::transpose_quarters;
+
+/// Packets at once.
+pub(crate) const LANES: usize = 8;
+/// Bytes of a step of four blocks.
+const STEP: usize = 64;
+
+/// Ciphertexts to authenticate, the longest first.
+pub(crate) struct Texts {
+    /// Where they begin.
+    pub(crate) text: [*const u8; LANES],
+    /// Their bytes, below 2^32.
+    pub(crate) bytes: [usize; LANES],
+}
+
+type Limbs = [__m512i; 3];
+
+/// A power of r: its limbs, and twenty times the upper two.
+#[derive(Clone, Copy)]
+struct Power {
+    r: Limbs,
+    s1: __m512i,
+    s2: __m512i,
+}
+
+/// Sums of products, low and high halves apart.
+#[derive(Clone, Copy)]
+struct Sums {
+    low: Limbs,
+    high: Limbs,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn mask44() -> __m512i {
+    _mm512_set1_epi64((1 << 44) - 1)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn mask42() -> __m512i {
+    _mm512_set1_epi64((1 << 42) - 1)
+}
+
+/// The bit 2^128 of a full block, in the top limb.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn top_bit() -> __m512i {
+    _mm512_set1_epi64(1 << 40)
+}
+
+/// 128 bits in limbs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn split(low: __m512i, high: __m512i) -> Limbs {
+    let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
+    [_mm512_and_si512(low, mask44()), _mm512_and_si512(middle, mask44()), _mm512_srli_epi64::<24>(high)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn power(r: Limbs) -> Power {
+    let zero = _mm512_setzero_si512();
+    let twenty = _mm512_set1_epi64(20);
+    Power { r, s1: _mm512_madd52lo_epu64(zero, r[1], twenty), s2: _mm512_madd52lo_epu64(zero, r[2], twenty) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn no_sums() -> Sums {
+    let zero = _mm512_setzero_si512();
+    Sums { low: [zero; 3], high: [zero; 3] }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn multiply_add(mut sums: Sums, m: Limbs, by: &Power) -> Sums {
+    let Power { r: [r0, r1, r2], s1, s2 } = *by;
+    macro_rules! row {
+        ($limb:expr, $a:expr, $b:expr, $c:expr) => {
+            sums.low[0] = _mm512_madd52lo_epu64(sums.low[0], $limb, $a);
+            sums.high[0] = _mm512_madd52hi_epu64(sums.high[0], $limb, $a);
+            sums.low[1] = _mm512_madd52lo_epu64(sums.low[1], $limb, $b);
+            sums.high[1] = _mm512_madd52hi_epu64(sums.high[1], $limb, $b);
+            sums.low[2] = _mm512_madd52lo_epu64(sums.low[2], $limb, $c);
+            sums.high[2] = _mm512_madd52hi_epu64(sums.high[2], $limb, $c);
+        };
+    }
+    row!(m[2], s1, s2, r0);
+    row!(m[1], s2, r0, r1);
+    row!(m[0], r0, r1, r2);
+    sums
+}
+
+/// Carries sums back into limbs, modulo 2^130 - 5.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn reduce(sums: Sums) -> Limbs {
+    let Sums { low, high } = sums;
+    let d1 = _mm512_add_epi64(low[1], _mm512_slli_epi64::<8>(high[0]));
+    let d2 = _mm512_add_epi64(low[2], _mm512_slli_epi64::<8>(high[1]));
+    let h0 = _mm512_and_si512(low[0], mask44());
+    let d1 = _mm512_add_epi64(d1, _mm512_srli_epi64::<44>(low[0]));
+    let h1 = _mm512_and_si512(d1, mask44());
+    let d2 = _mm512_add_epi64(d2, _mm512_srli_epi64::<44>(d1));
+    let h2 = _mm512_and_si512(d2, mask42());
+    let carry = _mm512_add_epi64(_mm512_srli_epi64::<42>(d2), _mm512_slli_epi64::<10>(high[2]));
+    // Written as shift and add, the compiler would make a slow 64-bit multiplication of this.
+    let h0 = _mm512_madd52lo_epu64(h0, carry, _mm512_set1_epi64(5));
+    let h1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(h0));
+    [_mm512_and_si512(h0, mask44()), h1, h2]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn add(a: Limbs, b: Limbs) -> Limbs {
+    [_mm512_add_epi64(a[0], b[0]), _mm512_add_epi64(a[1], b[1]), _mm512_add_epi64(a[2], b[2])]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn multiply(a: Limbs, by: &Power) -> Limbs {
+    reduce(multiply_add(no_sums(), a, by))
+}
+
+/// Four blocks of every lane from their 64 bytes each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn four_blocks(rows: [__m512i; LANES]) -> [Limbs; 4] {
+    let even = |i: usize| _mm512_unpacklo_epi64(rows[i], rows[i + 1]);
+    let odd = |i: usize| _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
+    let low = transpose_quarters(even(0), even(2), even(4), even(6));
+    let high = transpose_quarters(odd(0), odd(2), odd(4), odd(6));
+    [split(low[0], high[0]), split(low[1], high[1]), split(low[2], high[2]), split(low[3], high[3])]
+}
+
+/// A step of whole blocks: 64 bytes of each lane at `offset` from its own start.
+///
+/// # Safety
+/// The 64 bytes at each pointer are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+unsafe fn load_full(text: &[*const u8; LANES], step: usize) -> [Limbs; 4] {
+    let row = |lane: usize| {
+        // SAFETY: the caller vouches for these 64 bytes.
+        unsafe { _mm512_loadu_si512(text[lane].wrapping_add(step * STEP).cast()) }
+    };
+    let mut blocks = four_blocks([row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]);
+    blocks[0][2] = _mm512_or_si512(blocks[0][2], top_bit());
+    blocks[1][2] = _mm512_or_si512(blocks[1][2], top_bit());
+    blocks[2][2] = _mm512_or_si512(blocks[2][2], top_bit());
+    blocks[3][2] = _mm512_or_si512(blocks[3][2], top_bit());
+    blocks
+}
+
+/// A step in which lanes may not have begun or end: bytes outside the message read as zero and are not touched.
+///
+/// # Safety
+/// Each text is readable for its length; `shifted` are the texts moved back by `padding` blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+unsafe fn load_masked(
+    shifted: &[*const u8; LANES],
+    bytes: &[usize; LANES],
+    padding: &[i64; LANES],
+    step: usize,
+) -> [Limbs; 4] {
+    let row = |lane: usize| {
+        let from = (step * 4).cast_signed() as i64 - padding[lane];
+        let offset = from * 16;
+        let skip = (-offset).clamp(0, 64);
+        let end = (bytes[lane].cast_signed() as i64 - offset).clamp(0, 64);
+        if skip >= end {
+            return _mm512_setzero_si512();
+        }
+        let mask = (u64::MAX << skip) & (u64::MAX >> (64 - end));
+        // SAFETY: the mask keeps the access to the lane's text.
+        unsafe { _mm512_maskz_loadu_epi8(mask, shifted[lane].wrapping_add(step * STEP).cast()) }
+    };
+    let mut blocks = four_blocks([row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]);
+    // SAFETY: the reference covers the 64 bytes read.
+    let padding = unsafe { _mm512_loadu_si512(padding.as_ptr().cast()) };
+    let base = (step * 4).cast_signed() as i64;
+    macro_rules! mark {
+        ($block:literal) => {
+            let present = _mm512_cmple_epi64_mask(padding, _mm512_set1_epi64(base + $block));
+            blocks[$block][2] = _mm512_mask_or_epi64(blocks[$block][2], present, blocks[$block][2], top_bit());
+        };
+    }
+    mark!(0);
+    mark!(1);
+    mark!(2);
+    mark!(3);
+    blocks
+}
+
+/// The tags of eight ciphertexts, low and high halves, under keys given as in
+/// [`crate::chacha_avx512::OneTimeKeys`].
+///
+/// # Safety
+/// The CPU has the features; each text is readable for its length.
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(crate) unsafe fn tags(texts: &Texts, key: [&[u64; LANES]; 4], tag: [&mut [u64; LANES]; 2]) {
+    let load = |words: &[u64; LANES]| {
+        // SAFETY: the reference covers the 64 bytes read.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    };
+    let clamp_low = _mm512_set1_epi64(0x0fff_fffc_0fff_ffff);
+    let clamp_high = _mm512_set1_epi64(0x0fff_fffc_0fff_fffc);
+    let r = power(split(_mm512_and_si512(load(key[0]), clamp_low), _mm512_and_si512(load(key[1]), clamp_high)));
+    let most = texts.bytes[0].div_ceil(16);
+    let steps = most.div_ceil(4);
+    let mut padding = [0_i64; LANES];
+    let mut shifted = texts.text;
+    let mut longest_padding = 0;
+    for lane in 0..LANES {
+        let pad = steps * 4 - texts.bytes[lane].div_ceil(16);
+        padding[lane] = pad.cast_signed() as i64;
+        shifted[lane] = texts.text[lane].wrapping_sub(pad * 16);
+        longest_padding = longest_padding.max(pad);
+    }
+    let masked = |step: usize| {
+        // SAFETY: the caller vouches for the texts.
+        unsafe { load_masked(&shifted, &texts.bytes, &padding, step) }
+    };
+    let zero = _mm512_setzero_si512();
+    let mut h = [zero; 3];
+    if steps == 1 {
+        let blocks = masked(0);
+        if most >= 4 {
+            h = multiply(blocks[0], &r);
+        }
+        if most >= 3 {
+            h = multiply(add(h, blocks[1]), &r);
+        }
+        if most >= 2 {
+            h = multiply(add(h, blocks[2]), &r);
+        }
+        h = multiply(add(h, blocks[3]), &r);
+    } else if steps > 1 {
+        let r2 = power(multiply(r.r, &r));
+        let r3 = power(multiply(r2.r, &r));
+        let r4 = power(multiply(r2.r, &r2));
+        let horner = |h: Limbs, m: [Limbs; 4]| {
+            let sums = multiply_add(no_sums(), m[3], &r);
+            let sums = multiply_add(sums, m[2], &r2);
+            let sums = multiply_add(sums, m[1], &r3);
+            reduce(multiply_add(sums, add(h, m[0]), &r4))
+        };
+        let head = longest_padding.div_ceil(4).min(steps - 1);
+        for step in 0..head {
+            h = horner(h, masked(step));
+        }
+        for step in head..steps - 1 {
+            // SAFETY: from `head` on every lane has begun, and before the last step none ends.
+            h = horner(h, unsafe { load_full(&shifted, step) });
+        }
+        h = horner(h, masked(steps - 1));
+    }
+    let lengths = texts.bytes.map(|bytes| bytes as u64);
+    let mut last = split(zero, load(&lengths));
+    last[2] = _mm512_or_si512(last[2], top_bit());
+    h = multiply(add(h, last), &r);
+    let (low, high) = finish(h, load(key[2]), load(key[3]));
+    // SAFETY: the references cover the 64 bytes written.
+    unsafe { _mm512_storeu_si512(tag[0].as_mut_ptr().cast(), low) };
+    // SAFETY: as above.
+    unsafe { _mm512_storeu_si512(tag[1].as_mut_ptr().cast(), high) };
+}
+
+/// Reduces fully, then adds s modulo 2^128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn finish(h: Limbs, s_low: __m512i, s_high: __m512i) -> (__m512i, __m512i) {
+    let five = _mm512_set1_epi64(5);
+    let [mut h0, mut h1, mut h2] = h;
+    // Twice round: the first pass may carry out of the top once more.
+    for _ in 0..2 {
+        h2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(h1));
+        h1 = _mm512_and_si512(h1, mask44());
+        h0 = _mm512_madd52lo_epu64(h0, _mm512_srli_epi64::<42>(h2), five);
+        h2 = _mm512_and_si512(h2, mask42());
+        h1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(h0));
+        h0 = _mm512_and_si512(h0, mask44());
+    }
+    h2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(h1));
+    h1 = _mm512_and_si512(h1, mask44());
+    let g0 = _mm512_add_epi64(h0, five);
+    let g1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(g0));
+    let g2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(g1));
+    let over = _mm512_cmpge_epu64_mask(g2, _mm512_set1_epi64(1 << 42));
+    let h0 = _mm512_mask_and_epi64(h0, over, g0, mask44());
+    let h1 = _mm512_mask_and_epi64(h1, over, g1, mask44());
+    let h2 = _mm512_mask_and_epi64(h2, over, g2, mask42());
+    let low = _mm512_or_si512(h0, _mm512_slli_epi64::<44>(h1));
+    let high = _mm512_or_si512(_mm512_srli_epi64::<20>(h1), _mm512_slli_epi64::<24>(h2));
+    let low = _mm512_add_epi64(low, s_low);
+    let carry = _mm512_cmplt_epu64_mask(low, s_low);
+    let high = _mm512_add_epi64(high, s_high);
+    (low, _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use poly1305::universal_hash::KeyInit;
+
+    use super::*;
+
+    /// Against RustCrypto, which takes ciphertext, padding and lengths as one message.
+    fn check(messages: &[Vec<u8>; LANES], keys: &[[u8; 32]; LANES]) {
+        if !crate::batch_avx512::is_available() {
+            return;
+        }
+        let word = |i: usize| keys.map(|key| u64::from_le_bytes(key[i * 8..i * 8 + 8].try_into().unwrap()));
+        let words = [word(0), word(1), word(2), word(3)];
+        let mut texts = Texts { text: [std::ptr::null(); LANES], bytes: [0; LANES] };
+        for (lane, message) in messages.iter().enumerate() {
+            (texts.text[lane], texts.bytes[lane]) = (message.as_ptr(), message.len());
+        }
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        // SAFETY: the features were looked for above; the texts are borrowed from vectors.
+        unsafe { tags(&texts, [&words[0], &words[1], &words[2], &words[3]], [&mut low, &mut high]) };
+        for (lane, message) in messages.iter().enumerate() {
+            let mut whole = message.clone();
+            whole.resize(message.len().next_multiple_of(16) + 8, 0);
+            whole.extend((message.len() as u64).to_le_bytes());
+            let expected = poly1305::Poly1305::new(&keys[lane].into()).compute_unpadded(&whole);
+            let tag = u128::from(high[lane]) << 64 | u128::from(low[lane]);
+            assert_eq!(tag.to_le_bytes(), expected.as_slice(), "lane {lane}, {} bytes", message.len());
+        }
+    }
+
+    fn key(r: u128, s: u128) -> [u8; 32] {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&r.to_le_bytes());
+        key[16..].copy_from_slice(&s.to_le_bytes());
+        key
+    }
+
+    /// The largest clamped r, small ones, and blocks whose limbs saturate, at every length that changes the path.
+    #[test]
+    fn saturated_carries() {
+        for r in [u128::MAX, 0, 1, 2, 3, 1 << 122, 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff, 0x0fff_fffc << 96] {
+            for s in [0, 1, u128::MAX] {
+                for byte in [0xff, 0xfe, 0xfb, 0x80, 0x00] {
+                    for longest in (0..300).chain([1420, 4096, 8999, 9000]) {
+                        let messages = std::array::from_fn(|lane| vec![byte; longest * (LANES - lane) / LANES]);
+                        check(&messages, &[key(r, s); LANES]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// With r = 1 the accumulator is the sum of the blocks: make it 2^130 - 5 and its neighbours.
+    #[test]
+    fn sums_around_the_modulus() {
+        for around in 0..12_u128 {
+            let messages = std::array::from_fn(|lane| {
+                let mut blocks = [u128::MAX, u128::MAX, u128::MAX, 0, 0, 0, 0];
+                // Seven blocks and the lengths add eight times 2^128 and 112 times 2^64.
+                blocks[3] = (u128::MAX - 16 - (112 << 64)).wrapping_add(around);
+                blocks.rotate_left(lane % 7);
+                blocks.iter().flat_map(|block| block.to_le_bytes()).collect()
+            });
+            check(
+                &messages,
+                &[key(1, 0), key(1, u128::MAX), key(1, 0), key(1, 1), key(1, 0), key(1, 2), key(1, 0), key(1, 3)],
+            );
+        }
+    }
+}
