@@ -176,7 +176,7 @@ struct Node {
     /// Prefixes that end in this octet after 0 to 7 of its bits; the key is heap order: `1 << bits | leading bits`.
     prefixes: Sparse<PeerId>,
     /// Prefixes that go on in the next octet.
-    children: Sparse<Box<Node>>,
+    children: Sparse<Box<Self>>,
 }
 
 impl Node {
@@ -328,10 +328,10 @@ mod tests {
         ) {
             let mut routes = AllowedIps::new();
             let mut model = HashMap::new();
-            for (index, &(address, prefix)) in prefixes.iter().enumerate() {
+            for (index, &(address, prefix)) in (0u32..).zip(&prefixes) {
                 let network = if prefix == 0 { 0 } else { address >> (32 - prefix) << (32 - prefix) };
-                routes.insert(Ipv4Addr::from_bits(address).into(), prefix, PeerId(index as u32));
-                model.insert((network, prefix), PeerId(index as u32));
+                routes.insert(Ipv4Addr::from_bits(address).into(), prefix, PeerId(index));
+                model.insert((network, prefix), PeerId(index));
             }
             for probe in prefixes.iter().map(|&(address, _)| address).chain([probe]) {
                 let covers = |&(network, prefix): &(u32, u8)| prefix == 0 || (network ^ probe) >> (32 - prefix) == 0;

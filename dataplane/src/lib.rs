@@ -28,3 +28,4 @@ pub mod testing;
 pub mod underlay;
 pub mod wake;
 pub mod worker;
+pub mod xsk;

@@ -1,5 +1,7 @@
 //! The plaintext side: the interface that the host's own stack sees.
 
+pub mod tun;
+
 use std::os::fd::RawFd;
 
 use crate::batch::SendBatch;

@@ -1,6 +1,8 @@
 //! The encrypted side: where WireGuard messages come from and go to.
 
+pub mod next_hop;
 pub mod udp;
+pub mod xdp;
 
 use std::io;
 use std::os::fd::RawFd;

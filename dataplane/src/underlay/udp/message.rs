@@ -49,8 +49,11 @@ unsafe impl Send for Receiver {}
 
 impl Receiver {
     pub(super) fn new(buffers: usize) -> Self {
-        // SAFETY: all-zero is a valid value of these plain C structures.
-        let (header, vector, name) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>(), zeroed()) };
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let header = unsafe { zeroed::<libc::mmsghdr>() };
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let name = unsafe { zeroed() };
+        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         Self {
             headers: vec![header; buffers],
             vectors: vec![vector; buffers],
@@ -60,6 +63,10 @@ impl Receiver {
     }
 
     /// Receives into the first `buffers`, without waiting; says how many were filled.
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "the kernel writes into the arena, which nobody else may read then"
+    )]
     pub(super) fn receive(&mut self, socket: &Socket, arena: &mut Arena, buffers: &[Region]) -> io::Result<usize> {
         let mut count = 0;
         for ((((header, vector), name), control), &buffer) in
@@ -208,8 +215,9 @@ unsafe impl Send for Sender {}
 
 impl Sender {
     pub(super) fn new(datagrams: usize) -> Self {
-        // SAFETY: all-zero is a valid value of these plain C structures.
-        let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let header = unsafe { zeroed::<libc::mmsghdr>() };
+        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         Self {
             headers: vec![header; datagrams],
             vectors: vec![vector; datagrams],
@@ -312,8 +320,10 @@ fn write_control(control: &mut Control, to: &Endpoint, traffic_class: u8, segmen
 /// Appends one control message at `at`; gives the place behind it. One that does not fit is left out.
 fn put_cmsg<T: Copy>(control: &mut Control, at: usize, level: libc::c_int, kind: libc::c_int, value: T) -> usize {
     let size = u32::try_from(size_of::<T>()).unwrap_or(0);
-    // SAFETY: both only compute lengths.
-    let (space, len) = unsafe { (libc::CMSG_SPACE(size) as usize, libc::CMSG_LEN(size)) };
+    // SAFETY: only computes a length.
+    let space = unsafe { libc::CMSG_SPACE(size) } as usize;
+    // SAFETY: only computes a length.
+    let len = unsafe { libc::CMSG_LEN(size) };
     // SAFETY: only computes a length.
     let data_at = at + unsafe { libc::CMSG_LEN(0) } as usize;
     let Some(place) = control.0.get_mut(at..at + space) else { return at };
