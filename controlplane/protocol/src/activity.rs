@@ -18,14 +18,9 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// The data that waits for any sign of life from the peer.
+    /// The data that waits for any sign of life from the peer, as far as the data path can tell.
     pub(crate) fn unanswered(&self) -> Option<Instant> {
         self.first_unanswered_data_sent.filter(|_| self.first_unanswered_data_sent > self.last_received)
-    }
-
-    /// The data received that nothing was sent after.
-    pub(crate) fn unacked(&self) -> Option<Instant> {
-        self.first_unacked_data_received.filter(|_| self.first_unacked_data_received > self.last_sent)
     }
 
     /// Anything authenticated, either way.

@@ -26,11 +26,14 @@ pub const PEERS_MAX: usize = INDICES_MAX / 5;
 /// First persistent keepalives are spread so that a restarted hub sends at most this many initiations a second.
 const FIRST_KEEPALIVES_PER_SECOND: u64 = 500;
 
+/// Ids that rest before one is given out again: what workers reported of its last owner may still be on the way.
+const RESTING_IDS: usize = 64;
+
 /// One interface. See the module's description.
 pub struct Device {
     pub(crate) local: Option<Local>,
     peers: Vec<Option<Peer>>,
-    free: Vec<PeerId>,
+    free: VecDeque<PeerId>,
     by_key: HashMap<PublicKey, PeerId>,
     indices: IndexTable,
     deadlines: BTreeSet<(Instant, PeerId)>,
@@ -72,7 +75,7 @@ impl Device {
         Self {
             local: None,
             peers: Vec::new(),
-            free: Vec::new(),
+            free: VecDeque::new(),
             by_key: HashMap::new(),
             indices: IndexTable::default(),
             deadlines: BTreeSet::new(),
@@ -93,6 +96,7 @@ impl Device {
         for peer in self.peers.iter_mut().flatten() {
             peer.static_static = self.local.as_ref().and_then(|local| local.private.shared_secret(&peer.public));
         }
+        self.start_keepalives(now);
     }
 
     /// Our public key.
@@ -112,7 +116,8 @@ impl Device {
         if self.by_key.len() >= PEERS_MAX {
             return None;
         }
-        let id = match self.free.pop() {
+        let rested = if self.free.len() > RESTING_IDS { self.free.pop_front() } else { None };
+        let id = match rested {
             Some(id) => id,
             None => {
                 self.peers.push(None);
@@ -134,7 +139,7 @@ impl Device {
                 self.deadlines.remove(&(deadline, id));
             }
             self.by_key.remove(&peer.public);
-            self.free.push(id);
+            self.free.push_back(id);
         }
     }
 
@@ -168,15 +173,37 @@ impl Device {
     /// Sets the interval of the persistent keepalive; the first one is due at once, a little spread out where there are
     /// many peers.
     pub fn set_persistent_keepalive(&mut self, id: PeerId, interval: Option<Duration>, now: Now) {
-        let place = u64::from(id.0) * 1_000_000_000 / FIRST_KEEPALIVES_PER_SECOND;
-        if let Some(peer) = self.peer_mut(id) {
-            let is_new = interval.is_some() && peer.persistent_keepalive.is_none();
-            peer.persistent_keepalive = interval;
-            if let Some(interval) = interval.filter(|_| is_new) {
-                peer.timers.first_keepalive = Some(now.mono + Duration::from_nanos(place).min(interval));
-            }
+        let interval = interval.filter(|interval| !interval.is_zero());
+        let Some(peer) = self.peer_mut(id) else { return };
+        let is_new = interval.is_some() && peer.persistent_keepalive.is_none();
+        peer.persistent_keepalive = interval;
+        if interval.is_none() {
+            peer.timers.first_keepalive = None;
+        }
+        if is_new {
+            self.start_keepalive(id, now);
         }
         self.schedule(id);
+    }
+
+    /// The interface came up (again): persistent keepalives begin anew, spread out.
+    pub fn start_keepalives(&mut self, now: Now) {
+        for index in 0..self.peers.len() {
+            let Ok(index) = u32::try_from(index) else { break };
+            self.start_keepalive(PeerId(index), now);
+            self.schedule(PeerId(index));
+        }
+    }
+
+    /// Gives a peer its place among all, within one interval of its own.
+    fn start_keepalive(&mut self, id: PeerId, now: Now) {
+        let place = u64::from(id.0) * 1_000_000_000 / FIRST_KEEPALIVES_PER_SECOND;
+        let Some(peer) = self.peer_mut(id) else { return };
+        if let Some(interval) = peer.persistent_keepalive {
+            let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+            let wait = place.checked_rem(interval).unwrap_or(0);
+            peer.timers.first_keepalive = Some(now.mono + Duration::from_nanos(wait));
+        }
     }
 
     /// Whether handshakes must bring a cookie; the caller knows how long its queue is.
@@ -202,13 +229,14 @@ impl Device {
     }
 
     /// There is data for a peer and no keypair to send it under, or the data path finds that its keypair is to be
-    /// renewed. Initiates, unless that was done less than REKEY_TIMEOUT ago: then the try after that follows.
+    /// renewed. Initiates, unless a handshake message was sent less than REKEY_TIMEOUT ago: then a try follows after
+    /// that, or none if the keypair asked for has come meanwhile.
     pub fn request_handshake(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.timers.tries = 0;
-        let allowed_at = peer.initiation_sent.map(|sent| sent + REKEY_TIMEOUT);
-        match allowed_at.filter(|at| *at > now.mono) {
-            Some(at) => peer.timers.retransmit = peer.timers.retransmit.or(Some(at)),
+        match peer.handshake_sent.filter(|sent| *sent + REKEY_TIMEOUT > now.mono) {
+            Some(sent) if peer.keypairs.current.is_some_and(|current| current.created >= sent) => {}
+            Some(sent) => peer.timers.retransmit = peer.timers.retransmit.or(Some(sent + REKEY_TIMEOUT)),
             None => self.send_initiation(id, now, rng),
         }
         self.schedule(id);
@@ -227,7 +255,7 @@ impl Device {
     /// Shows what the data path saw of a peer.
     pub fn observe(&mut self, id: PeerId, activity: &Activity, _now: Now) {
         if let Some(peer) = self.peer_mut(id) {
-            peer.activity = *activity;
+            peer.observe(activity);
         }
         self.schedule(id);
     }
@@ -262,11 +290,15 @@ impl Device {
         self.outputs.pop_front()
     }
 
-    /// Ends all sessions and handshakes, as when the interface goes down.
-    pub fn clear_sessions(&mut self, _now: Now) {
+    /// Ends all sessions and handshakes, as when the interface goes down. Nothing is sent any more until there is new
+    /// traffic, or until [`start_keepalives`](Self::start_keepalives).
+    pub fn clear_sessions(&mut self, now: Now) {
         for index in 0..self.peers.len() {
             let Ok(index) = u32::try_from(index) else { break };
             self.end_sessions(PeerId(index));
+            if let Some(peer) = self.peer_mut(PeerId(index)) {
+                peer.silence(now.mono);
+            }
             self.schedule(PeerId(index));
         }
     }
@@ -288,7 +320,9 @@ impl Device {
             Due::Unanswered => {
                 peer.timers.gave_up_waiting = Some(now.mono);
                 peer.timers.tries = 0;
-                self.retry(id, now, rng);
+                if peer.handshake_sent.is_none_or(|sent| sent + REKEY_TIMEOUT <= now.mono) {
+                    self.retry(id, now, rng);
+                }
             }
             Due::PassiveKeepalive => {
                 peer.note_passive_keepalive(now.mono);
@@ -297,6 +331,7 @@ impl Device {
             Due::PersistentKeepalive => {
                 peer.timers.first_keepalive = None;
                 peer.timers.persistent_asked = Some(now.mono);
+                peer.timers.keepalive_asked = Some(now.mono);
                 self.outputs.push_back(Output::SendKeepalive { peer: id });
             }
             Due::ExpireKeypair => {
@@ -320,7 +355,6 @@ impl Device {
         if let Some(peer) = self.peer_mut(id) {
             peer.timers.retransmit = None;
             peer.timers.tries = 0;
-            peer.timers.gave_up_waiting = None;
             peer.last_handshake = Some(now.wall);
         }
     }

@@ -52,6 +52,12 @@ impl PublicKey {
         Self(bytes)
     }
 
+    /// Its bytes, copied.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Its bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

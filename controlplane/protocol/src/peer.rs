@@ -84,12 +84,18 @@ pub(crate) struct Timers {
     pub(crate) zero_keys: Option<Instant>,
     /// Added to the wait for an answer; drawn anew with each handshake.
     pub(crate) jitter: Duration,
+    /// Data sent since then waits for a sign of life.
+    pub(crate) unanswered_since: Option<Instant>,
     /// When unanswered data last led to a handshake.
     pub(crate) gave_up_waiting: Option<Instant>,
+    /// Data received since then waits for us to send anything.
+    pub(crate) unacked_since: Option<Instant>,
     /// More data came while a passive keepalive was pending: another one follows then.
     pub(crate) keepalive_again: Option<Instant>,
-    /// The last passive keepalive asked for.
-    pub(crate) kept_alive: Option<Instant>,
+    /// The last keepalive asked for, of any kind.
+    pub(crate) keepalive_asked: Option<Instant>,
+    /// What the data path saw up to here belongs to sessions that were wiped.
+    pub(crate) wiped: Option<Instant>,
     /// The first persistent keepalive, before any traffic.
     pub(crate) first_keepalive: Option<Instant>,
     /// The last persistent keepalive asked for; it may not have been sent.
@@ -108,7 +114,11 @@ pub(crate) struct Peer {
     /// The greatest timestamp accepted, for as long as the peer lives.
     pub(crate) greatest_timestamp: Option<[u8; TIMESTAMP_BYTES]>,
     pub(crate) initiation_consumed: Option<Instant>,
-    pub(crate) initiation_sent: Option<Instant>,
+    /// The last initiation or response sent. Handshakes count as authenticated traffic, but the data path does not see
+    /// them, so that these two are kept beside its [`Activity`].
+    pub(crate) handshake_sent: Option<Instant>,
+    /// The last initiation or response taken.
+    pub(crate) handshake_received: Option<Instant>,
     /// The initiation under way, and the one before it: its response may still come.
     pub(crate) pending: Option<Pending>,
     pub(crate) superseded: Option<Pending>,
@@ -132,7 +142,8 @@ impl Peer {
             cookies: CookieMaker::default(),
             greatest_timestamp: None,
             initiation_consumed: None,
-            initiation_sent: None,
+            handshake_sent: None,
+            handshake_received: None,
             pending: None,
             superseded: None,
             keypairs: Keypairs::default(),

@@ -51,9 +51,10 @@ impl RateLimiter {
     }
 }
 
+/// What shares a bucket. IPv4 addresses as a dual-stack socket gives them (`::ffff:a.b.c.d`) are not one subnet.
 fn masked(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
+    match source.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
     }
 }
@@ -88,6 +89,8 @@ mod tests {
         let allowed = (0..100u128).filter(|n| limiter.allow(IpAddr::V6((0x2001 << 112 | n).into()), at(0))).count();
         assert_eq!(allowed, 5);
         assert!(limiter.allow(ip("2001:0:0:1::"), at(0)));
+        let mapped = (1..100).filter(|n| limiter.allow(ip(&format!("::ffff:192.0.2.{n}")), at(0))).count();
+        assert_eq!(mapped, 99, "mapped IPv4 addresses are single hosts");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use std::time::Duration;
 use linegate_wire::constants::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_TIMEOUT};
 use linegate_wire::time::Instant;
 
-use crate::peer::Peer;
+use crate::activity::Activity;
+use crate::peer::{Peer, Timers};
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,42 +44,77 @@ impl Peer {
         .min_by_key(|(at, _)| *at)
     }
 
-    fn unanswered_at(&self) -> Option<Instant> {
-        let wait = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self.timers.jitter;
-        let first = self.activity.unanswered()?;
-        match self.timers.gave_up_waiting {
-            // It has led to a handshake; only data sent after that starts the wait again.
-            Some(gave_up) if gave_up >= first => (self.activity.last_sent > Some(gave_up)).then(|| gave_up + wait),
-            _ => Some(first + wait),
+    /// Takes what the data path saw. It cannot see handshakes, so its "first since" may lie before one that ended the
+    /// wait; what was sent or received last then tells that a new wait has begun.
+    pub(crate) fn observe(&mut self, activity: &Activity) {
+        self.activity = *activity;
+        let answered = self.last_answer();
+        if self.timers.unanswered_since <= answered {
+            let quiet = answered.max(self.timers.keepalive_asked).map(|at| at + KEEPALIVE_SLACK);
+            self.timers.unanswered_since = match activity.unanswered() {
+                Some(first) if Some(first) > answered => Some(first),
+                Some(_) => activity.last_sent.filter(|sent| Some(*sent) > quiet),
+                None => None,
+            };
         }
+        let sent = self.last_sent();
+        if self.timers.unacked_since <= sent {
+            let first = activity.first_unacked_data_received.filter(|first| Some(*first) > sent);
+            self.timers.unacked_since = first.or(activity.last_data_received.filter(|last| Some(*last) > sent));
+        }
+    }
+
+    /// Forgets what was due because of sessions that are no more; nothing is due until there is new traffic.
+    pub(crate) fn silence(&mut self, now: Instant) {
+        self.timers = Timers { wiped: Some(now), ..Timers::default() };
+        self.handshake_sent = None;
+        self.handshake_received = None;
+    }
+
+    /// The last thing that ended a wait for the peer.
+    fn last_answer(&self) -> Option<Instant> {
+        let heard = self.activity.last_received.max(self.handshake_received);
+        heard.max(self.timers.gave_up_waiting).max(self.timers.wiped)
+    }
+
+    /// The last thing that told the peer that we are there. A keepalive asked for is taken for sent.
+    fn last_sent(&self) -> Option<Instant> {
+        let sent = self.activity.last_sent.max(self.handshake_sent);
+        sent.max(self.timers.keepalive_asked).max(self.timers.wiped)
+    }
+
+    fn unanswered_at(&self) -> Option<Instant> {
+        let since = self.timers.unanswered_since.filter(|since| Some(*since) > self.last_answer())?;
+        Some(since + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self.timers.jitter)
     }
 
     fn passive_keepalive_at(&self) -> Option<Instant> {
         if let Some(again) = self.timers.keepalive_again
-            && self.activity.last_sent.is_none_or(|sent| sent + KEEPALIVE_SLACK < again)
+            && self.activity.last_sent.is_none_or(|sent| sent + KEEPALIVE_TIMEOUT < again + KEEPALIVE_SLACK)
         {
             return Some(again);
         }
-        let first = self.activity.unacked().filter(|first| Some(*first) > self.timers.kept_alive)?;
-        Some(first + KEEPALIVE_TIMEOUT)
+        let since = self.timers.unacked_since.filter(|since| Some(*since) > self.last_sent())?;
+        Some(since + KEEPALIVE_TIMEOUT)
     }
 
     fn persistent_keepalive_at(&self) -> Option<Instant> {
         let interval = self.persistent_keepalive?;
         self.endpoint?;
-        let handshake = self.initiation_sent.max(self.initiation_consumed);
+        let handshake = self.handshake_sent.max(self.handshake_received);
         let last = self.timers.persistent_asked.max(self.activity.last_traversal()).max(handshake);
+        let last = last.filter(|last| Some(*last) > self.timers.wiped);
         self.timers.first_keepalive.or_else(|| Some(last? + interval))
     }
 
     /// A passive keepalive is asked for. The kernel sends another one if data came while the first was pending.
     pub(crate) fn note_passive_keepalive(&mut self, now: Instant) {
-        let first = self.activity.unacked();
+        let first = self.timers.unacked_since.filter(|since| Some(*since) > self.last_sent());
         let more = first.is_some() && self.activity.last_data_received > first;
         self.timers.keepalive_again = more.then(|| now + KEEPALIVE_TIMEOUT);
-        self.timers.kept_alive = Some(now);
+        self.timers.keepalive_asked = Some(now);
     }
 }
 
-/// The keepalive asked for at the start of an interval is itself sent shortly after: it does not cancel the next.
-const KEEPALIVE_SLACK: Duration = Duration::from_secs(9);
+/// A keepalive asked for is sent shortly after, by a worker: within this time, what was sent may be that alone.
+const KEEPALIVE_SLACK: Duration = Duration::from_secs(1);

@@ -11,6 +11,13 @@ pub const SLOT_COUNT: usize = 1 << SLOT_BITS;
 pub struct PeerId(pub u32);
 
 impl PeerId {
+    /// The number.
+    #[inline]
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
     /// The place in a table.
     #[inline]
     #[must_use]
@@ -24,6 +31,13 @@ impl PeerId {
 pub struct ReceiverIndex(pub u32);
 
 impl ReceiverIndex {
+    /// The index as it stands on the wire.
+    #[inline]
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
     /// The slot, below [`SLOT_COUNT`].
     #[inline]
     #[must_use]

@@ -98,7 +98,9 @@ impl Device {
         peer.greatest_timestamp = Some(timestamp);
         peer.initiation_consumed = Some(now.mono);
         peer.endpoint = Some(source);
-        peer.activity.last_received = Some(now.mono);
+        peer.handshake_received = Some(now.mono);
+        // As in the kernel, an answer too spaces our own initiations: two sides rarely start at once.
+        peer.handshake_sent = Some(now.mono);
         peer.cookies.sign(&mut response, &peer.public, now.mono);
         self.install(id, index, keys, Role::Responder, now);
         self.outputs.push_back(Output::Transmit { peer: Some(id), to: source, message: response });
@@ -122,7 +124,8 @@ impl Device {
             self.indices.release(other.local);
         }
         peer.endpoint = Some(source);
-        peer.activity.last_received = Some(now.mono);
+        peer.handshake_received = Some(now.mono);
+        peer.timers.keepalive_asked = Some(now.mono);
         self.install(id, index, keys, Role::Initiator, now);
         self.complete(id, now);
         // Confirms the keypair to the responder, who may not send before.
@@ -154,7 +157,7 @@ impl Device {
         };
         peer.timers.retransmit = Some(next_try);
         peer.timers.jitter = jitter;
-        peer.initiation_sent = Some(now.mono);
+        peer.handshake_sent = Some(now.mono);
         let public = peer.public;
         peer.cookies.sign(&mut message, &public, now.mono);
         let endpoint = peer.endpoint;
