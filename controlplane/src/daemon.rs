@@ -282,9 +282,9 @@ impl Daemon {
         let Some(port) = update.listen_port else { return Ok(()) };
         let unchanged = port == self.engine.port() || (port == 0 && self.wanted_port == 0);
         if !unchanged {
-            let (handles, host) = self.engine.rebind(port).map_err(|error| match error {
-                engine::EngineError::Udp(_) => Refused::Kept(error),
-                other => Refused::Fatal(other),
+            let (handles, host) = self.engine.rebind(port).map_err(|error| {
+                let kept = matches!(error, engine::EngineError::Udp(_));
+                if kept { Refused::Kept(error) } else { Refused::Fatal(error) }
             })?;
             self.gateway.replace_workers(handles, host);
         }

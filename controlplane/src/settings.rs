@@ -54,7 +54,10 @@ pub struct AllowedIpChange {
 
 impl std::fmt::Debug for Update {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Update").field("listen_port", &self.listen_port).field("peers", &self.peers).finish_non_exhaustive()
+        f.debug_struct("Update")
+            .field("listen_port", &self.listen_port)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
     }
 }
 

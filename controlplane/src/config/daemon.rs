@@ -161,8 +161,7 @@ struct File {
 /// # Errors
 /// [`ConfigError`], naming the file and the line.
 pub fn load_settings(path: &Path) -> Result<Settings, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse_settings(&text).map_err(|message| ConfigError::Wrong { path: path.to_owned(), message })
 }
 
@@ -220,7 +219,8 @@ mod tests {
     fn the_example_file_says_the_defaults() {
         let example = include_str!("../../../deploy/linegate.toml.example");
         assert_eq!(parse_settings(example).unwrap(), Settings::default());
-        let uncommented: String = example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let uncommented: String =
+            example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         assert!(parse_settings(&uncommented).is_ok(), "{:?}", parse_settings(&uncommented));
     }
 

@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod wg_conf;
 
 pub use daemon::{
-    ConfigError, CopySetting, IoChoice, KernelPortChoice, Settings, TransmitSetting, XdpMode, XdpSettings, load_settings,
+    ConfigError, CopySetting, IoChoice, KernelPortChoice, Settings, TransmitSetting, XdpMode, XdpSettings,
+    load_settings,
 };
 pub use wg_conf::{WgConfError, WgConfig, load_wg};

@@ -48,8 +48,11 @@ impl std::error::Error for WgConfError {}
 /// [`WgConfError`] with the line, the key, what was found and what was expected.
 pub fn load_wg(path: &Path) -> Result<WgConfig, WgConfError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| WgConfError { file: file.clone(), line: 0, message: error.to_string() })?;
+    let text = std::fs::read_to_string(path).map_err(|error| WgConfError {
+        file: file.clone(),
+        line: 0,
+        message: error.to_string(),
+    })?;
     parse(&text).map_err(|(line, message)| WgConfError { file, line, message })
 }
 
@@ -125,7 +128,9 @@ fn interface_line(config: &mut WgConfig, key: &str, value: &str) -> Result<(), S
             config.warnings.push(format!("{key} is for wg-quick and does nothing here"));
         }
         _ => {
-            return Err("no such key in [Interface]; there are PrivateKey, ListenPort, FwMark, Address and MTU".to_owned());
+            return Err(
+                "no such key in [Interface]; there are PrivateKey, ListenPort, FwMark, Address and MTU".to_owned()
+            );
         }
     }
     Ok(())
@@ -191,7 +196,8 @@ fn parse_endpoint(value: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     let expected = "expected host:port, like vpn.example.com:51820, 192.0.2.1:51820 or [2001:db8::1]:51820";
-    let well_formed = value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let well_formed =
+        value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if !well_formed {
         return Err(format!("found {value:?}, {expected}"));
     }
@@ -211,7 +217,10 @@ fn warn_of_overlaps(config: &mut WgConfig) {
                 };
                 config.warnings.push(format!(
                     "{}/{} is given to two peers: {} loses it to {}",
-                    change.address, change.prefix, name(before), name(number)
+                    change.address,
+                    change.prefix,
+                    name(before),
+                    name(number)
                 ));
             }
         }
@@ -269,7 +278,9 @@ mod tests {
 
     #[test]
     fn overlapping_allowed_ips_are_told() {
-        let text = format!("[Peer]\nPublicKey={KEY}\nAllowedIPs=10.0.0.0/8\n[Peer]\nPublicKey={OTHER}\nAllowedIPs=10.0.0.0/8\n");
+        let text = format!(
+            "[Peer]\nPublicKey={KEY}\nAllowedIPs=10.0.0.0/8\n[Peer]\nPublicKey={OTHER}\nAllowedIPs=10.0.0.0/8\n"
+        );
         let warnings = parse(&text).unwrap().warnings;
         assert!(warnings[0].contains(KEY) && warnings[0].contains(OTHER), "{warnings:?}");
     }

@@ -63,11 +63,7 @@ impl EngineError {
         match self {
             Self::Udp(error) => error.errno(),
             Self::Worker { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::Plan(_)
-            | Self::Tun(_)
-            | Self::Program { .. }
-            | Self::Socket { .. }
-            | Self::Netlink(_) => libc::EIO,
+            Self::Plan(_) | Self::Tun(_) | Self::Program { .. } | Self::Socket { .. } | Self::Netlink(_) => libc::EIO,
         }
     }
 }

@@ -92,7 +92,7 @@ impl Bench {
         let now = Now { mono: Instant::from_nanos(1_000_000_000), wall: Duration::from_secs(1_700_000_000) };
         let log = Recorder::default();
         let (reports, report_queue) = bounded(REPORT_QUEUE_MAX);
-        let mut gateway = Gateway::new(StdRng::seed_from_u64(1), report_queue, log.clone(), now);
+        let mut gateway = Gateway::new(StdRng::seed_from_u64(1), report_queue, log.clone());
         let (handle, queue) = worker();
         gateway.start_workers(vec![handle]);
         let update = Update {
@@ -102,7 +102,7 @@ impl Bench {
         };
         gateway.apply(&update, now).unwrap();
         let mut peer_rng = StdRng::seed_from_u64(2);
-        let mut peer = Device::new(now, &mut peer_rng);
+        let mut peer = Device::new();
         peer.set_private_key(Some(PrivateKey::from_bytes(PEER_KEY)), now, &mut peer_rng);
         let other = peer.add_peer(PublicKey::from_bytes(public(GATEWAY_KEY))).unwrap();
         peer.set_endpoint(other, Some(gateway_endpoint()));

@@ -139,14 +139,27 @@ mod tests {
     fn what_is_wrong_is_refused_with_its_errno() {
         let key = "ab".repeat(32);
         for line in [
-            "private_key=ab", "listen_port=65536", "listen_port=-1", "replace_peers=false", "unknown=1", "novalue",
-            "remove=true", "fwmark=0xfffffffff", &format!("public_key={key}00"),
+            "private_key=ab",
+            "listen_port=65536",
+            "listen_port=-1",
+            "replace_peers=false",
+            "unknown=1",
+            "novalue",
+            "remove=true",
+            "fwmark=0xfffffffff",
+            &format!("public_key={key}00"),
         ] {
             assert_eq!(set(line).unwrap_err().errno, libc::EINVAL, "{line}");
         }
         for line in [
-            "endpoint=1.2.3.4", "allowed_ip=10.0.0.0/33", "allowed_ip=-", "protocol_version=2", "remove=yes",
-            "persistent_keepalive_interval=65536", "listen_port=1", "preshared_key=zz",
+            "endpoint=1.2.3.4",
+            "allowed_ip=10.0.0.0/33",
+            "allowed_ip=-",
+            "protocol_version=2",
+            "remove=yes",
+            "persistent_keepalive_interval=65536",
+            "listen_port=1",
+            "preshared_key=zz",
         ] {
             assert_eq!(set(&format!("public_key={key}\n{line}")).unwrap_err().errno, libc::EINVAL, "{line}");
         }

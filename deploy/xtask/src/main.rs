@@ -1,2 +1,64 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask`: what a developer and a first-time user run.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to its user")]
+
+mod demo;
+mod setup;
+
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use xtask::{peers, shell};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, test and demonstrate linegate")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the build and the tests need.
+    Setup,
+    /// Install the stock WireGuard peers that the tests and the demo run against.
+    Peers,
+    /// Set up, then run every check: format, lints, tests, documentation.
+    Test,
+    /// Set up, build, and run a hub with two branch sites in network namespaces.
+    Demo {
+        /// Print the results as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup => setup::run(),
+        Task::Peers => peers::install(),
+        Task::Test => test(),
+        Task::Demo { json } => demo::run(json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> anyhow::Result<()> {
+    setup::run()?;
+    peers::install()?;
+    let cargo = |words: &str| {
+        println!("cargo {words}");
+        shell::run(Command::new("cargo").args(words.split_whitespace()).env("RUSTDOCFLAGS", "-D warnings"))
+    };
+    cargo("fmt --all --check")?;
+    cargo("clippy --workspace --all-targets -- -D warnings")?;
+    cargo("test --workspace")?;
+    cargo("doc --workspace --no-deps")?;
+    println!("everything passed");
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! What the project's own commands and its end-to-end tests share.
+
+pub mod netns;
+pub mod peers;
+pub mod shell;

@@ -1,0 +1,87 @@
+//! The stock WireGuard implementations that linegate is tested against, under `target/peers`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::shell;
+
+/// Where they are.
+#[must_use]
+pub fn directory() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
+    root.join("target/peers")
+}
+
+/// wireguard-go, if it could be had.
+#[must_use]
+pub fn wireguard_go() -> Option<PathBuf> {
+    [directory().join("wgo/usr/bin/wireguard-go"), PathBuf::from("/usr/bin/wireguard-go")]
+        .into_iter()
+        .find(|path| path.exists())
+}
+
+/// boringtun's command line, if it could be had.
+#[must_use]
+pub fn boringtun() -> Option<PathBuf> {
+    Some(directory().join("bin/boringtun-cli")).filter(|path| path.exists())
+}
+
+/// Installs what is missing; says what could not be had, which is no error.
+///
+/// # Errors
+/// When the folder cannot be made.
+#[expect(clippy::print_stdout, reason = "the user waits for this")]
+pub fn install() -> anyhow::Result<()> {
+    let directory = directory();
+    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    if wireguard_go().is_none()
+        && let Err(error) = unpack_wireguard_go(&directory)
+    {
+        println!("wireguard-go could not be had; tests against it will be skipped ({error:#})");
+    }
+    if boringtun().is_none() {
+        println!("installing boringtun-cli (about two minutes) ...");
+        let mut cargo = Command::new("cargo");
+        cargo.args(["install", "--quiet", "--root"]).arg(&directory).arg("boringtun-cli");
+        // A target folder of its own: this one is locked by the cargo that runs us.
+        cargo.env("CARGO_TARGET_DIR", directory.join("build"));
+        if let Err(error) = shell::run(&mut cargo) {
+            println!("boringtun could not be had; tests against it will be skipped ({error:#})");
+        }
+    }
+    Ok(())
+}
+
+/// Debian's stable wireguard-go lacks segmentation offload; the unstable one runs there too. It is unpacked, not
+/// installed, from the host's own package source.
+fn unpack_wireguard_go(directory: &Path) -> anyhow::Result<()> {
+    let apt = directory.join("apt");
+    for folder in ["lists/partial", "cache/archives/partial"] {
+        std::fs::create_dir_all(apt.join(folder))?;
+    }
+    let sources = shell::output(Command::new("sh").args([
+        "-c",
+        "grep -hoE '(URIs: |^deb )https?://[^ ]+/debian/?( |$)' -r /etc/apt/sources.list.d /etc/apt/sources.list 2>/dev/null \
+         | grep -oE 'https?://[^ ]+' | head -1",
+    ]))?;
+    let list = apt.join("sources.list");
+    std::fs::write(&list, format!("deb {} sid main\n", sources.trim()))?;
+    let options = [
+        format!("Dir::Etc::sourcelist={}", list.display()),
+        "Dir::Etc::sourceparts=/dev/null".to_owned(),
+        format!("Dir::State::lists={}", apt.join("lists").display()),
+        format!("Dir::Cache={}", apt.join("cache").display()),
+    ];
+    let apt_get = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        for option in &options {
+            command.args(["-o", option]);
+        }
+        shell::output(command.args(words).current_dir(directory))
+    };
+    apt_get(&["update", "-qq"])?;
+    apt_get(&["download", "wireguard-go"])?;
+    shell::output(Command::new("sh").args(["-c", "dpkg -x wireguard-go_*.deb wgo"]).current_dir(directory)).map(drop)
+}
