@@ -34,7 +34,7 @@ use linegate_ebpf::{AttachMode, ModeChoice, Steering, SteeringConfig};
 pub use self::error::EngineError;
 pub use self::host::Host;
 use self::plan::{Nic, NicQueue, Plan};
-use crate::config::{CopySetting, Settings, TransmitSetting, XdpMode};
+use crate::config::{CopyChoice as CopySetting, Settings, TransmitChoice as TransmitSetting, XdpMode};
 use crate::netlink::Netlink;
 use crate::status::{WorkerStatus, XdpStatus};
 

@@ -1,130 +1,190 @@
-//! linegate's own settings: a TOML file in which everything has a default.
+//! linegate's own settings, from TOML: how packets are moved, not who the peers are.
+//!
+//! Every key has a default; a key that is not known is an error, so that a typing mistake is not a setting lost.
+//! [`example`] renders all keys with their defaults, which is `deploy/linegate.toml.example`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linegate_aead::Backend;
+use linegate_dataplane::limits::INNER_PACKET_MAX_BYTES;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+/// Workers that may be asked for at most.
+const WORKERS_MAX: usize = 256;
+/// The highest core that can be named.
+const CORE_MAX: usize = 4095;
+/// Microseconds a worker may spin at most: one second.
+const SPIN_US_MAX: u64 = 1_000_000;
+/// Microseconds a worker spins unless told.
+const SPIN_US_DEFAULT: u64 = 50;
+/// The least MTU: what IPv4 demands of every link (RFC 791).
+const MTU_MIN: u16 = 68;
+/// Bytes of an interface's name at most (`IFNAMSIZ` less the end).
+const INTERFACE_NAME_MAX: usize = 15;
 
 /// How packets go on the underlay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum IoChoice {
-    /// AF_XDP where it pays, else UDP sockets.
+    /// `AF_XDP` where it is faster, else UDP sockets.
     #[default]
     Auto,
-    /// The XDP program and AF_XDP on any device, or an error.
+    /// `AF_XDP`, or an error.
     Xdp,
     /// UDP sockets.
     Udp,
 }
 
-/// What the tunnel interface is made of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How packets go to the host's network stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum KernelPortChoice {
-    /// The faster one.
+    /// The fastest.
     #[default]
     Auto,
     /// A TUN device.
     Tun,
 }
 
-/// How the XDP program is attached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Where the XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// In the driver where it can, else generic.
+    /// In the driver if it can, else generic.
     #[default]
     Auto,
     /// In the driver.
     Native,
-    /// Behind the driver.
+    /// In the network stack, on any device.
     Generic,
 }
 
-/// Who copies between the NIC and us.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// Whether the NIC writes to our memory itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CopySetting {
-    /// Nobody where the driver can, else the kernel.
+pub enum CopyChoice {
+    /// Zero-copy if the driver can.
     #[default]
     Auto,
-    /// Nobody, or an error.
+    /// Zero-copy, or an error.
     ZeroCopy,
-    /// The kernel.
+    /// Copy.
     Copy,
 }
 
-/// Which way sealed packets leave.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TransmitSetting {
-    /// By AF_XDP with zero-copy, else by UDP sockets.
+/// What sends to the underlay where `AF_XDP` receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransmitChoice {
+    /// The faster.
     #[default]
     Auto,
-    /// By AF_XDP.
+    /// `AF_XDP`.
     Xdp,
-    /// By UDP sockets.
+    /// UDP sockets.
     Udp,
 }
 
-/// The settings of XDP.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// Settings of `AF_XDP`: table `[xdp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct XdpSettings {
-    /// How the program is attached.
+    /// Where the program runs.
     pub mode: XdpMode,
-    /// Zero-copy or copy.
-    pub copy: CopySetting,
-    /// Which way sealed packets leave.
-    pub transmit: TransmitSetting,
+    /// Whether packets are copied.
+    pub copy: CopyChoice,
+    /// What transmits.
+    pub transmit: TransmitChoice,
 }
 
-/// All settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// linegate's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// How packets go on the underlay.
     pub io: IoChoice,
-    /// The NICs of the underlay; none lets the default route say.
+    /// The NICs for `AF_XDP`; none: that of the default route. In TOML one name or a list, also as `interface`.
+    #[serde(alias = "interface", deserialize_with = "names")]
     pub underlay: Vec<String>,
-    /// What the tunnel interface is made of.
+    /// How packets go to the host.
     pub kernel_port: KernelPortChoice,
-    /// How many workers; none for as many as fit.
+    /// The number of workers; `None` is `"auto"`.
+    #[serde(deserialize_with = "workers")]
     pub workers: Option<usize>,
-    /// The cores they are pinned to, in turn.
+    /// The cores of the workers, in order; none: wherever the scheduler puts them.
+    #[serde(deserialize_with = "cores")]
     pub cores: Vec<usize>,
-    /// How long an idle worker looks for packets before it sleeps.
+    /// How long a worker without work looks on before it sleeps; in TOML `spin_us`, microseconds.
+    #[serde(rename = "spin_us", deserialize_with = "spin")]
     pub spin: Duration,
-    /// The packet cipher's backend; none for the best.
+    /// The cipher's implementation; `None` is `"auto"`: the fastest that this CPU runs.
+    #[serde(deserialize_with = "aead")]
     pub aead: Option<Backend>,
-    /// XDP.
+    /// Settings of `AF_XDP`.
     pub xdp: XdpSettings,
-    /// The tunnel's MTU in bytes.
+    /// The tunnel's MTU in bytes, unless the WireGuard configuration gives one.
+    #[serde(deserialize_with = "mtu")]
     pub mtu: Option<u16>,
-    /// What is logged.
+    /// The log filter (`info`, `debug`, `linegate=trace`, ...), unless the environment gives one.
     pub log: Option<String>,
 }
 
-/// Why a settings file cannot be used.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            io: IoChoice::default(),
+            underlay: Vec::new(),
+            kernel_port: KernelPortChoice::default(),
+            workers: None,
+            cores: Vec::new(),
+            spin: Duration::from_micros(SPIN_US_DEFAULT),
+            aead: None,
+            xdp: XdpSettings::default(),
+            mtu: None,
+            log: None,
+        }
+    }
+}
+
+/// What is wrong with a settings file.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum SettingsError {
     /// It cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{path}: {source}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// It is not as it should be; the text says line, column and what was expected.
-    #[error("{}: {message}", path.display())]
-    Wrong {
+    /// A line is wrong: the message shows which and where.
+    #[error("{path}: {source}(deploy/linegate.toml.example lists every key)", path = path.display())]
+    Parse {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        message: String,
+        /// Line, column and reason.
+        source: Box<toml::de::Error>,
     },
+}
+
+/// Reads a settings file.
+///
+/// # Errors
+/// [`SettingsError`], with file and line.
+pub fn load_settings(path: &Path) -> Result<Settings, SettingsError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+    parse_settings(&text).map_err(|source| SettingsError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Understands a settings file's text.
+///
+/// # Errors
+/// The line, the column and what was expected there.
+pub fn parse_settings(text: &str) -> Result<Settings, toml::de::Error> {
+    toml::from_str(text)
 }
 
 #[derive(Deserialize)]
@@ -134,119 +194,118 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = match OneOrMany::deserialize(deserializer) {
+        Ok(OneOrMany::One(name)) => vec![name],
+        Ok(OneOrMany::Many(names)) => names,
+        Err(_) => return Err(D::Error::custom(r#"expected a NIC's name or a list of them, e.g. "eth0""#)),
+    };
+    match names.iter().find(|name| !is_interface_name(name)) {
+        Some(name) => Err(D::Error::custom(format!(
+            "{name:?} is no interface's name: expected 1 to {INTERFACE_NAME_MAX} bytes without space or slash, \
+             e.g. \"eth0\""
+        ))),
+        None => Ok(names),
+    }
+}
+
+fn is_interface_name(name: &str) -> bool {
+    let odd = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || matches!(byte, b'/' | b':');
+    !name.is_empty() && name.len() <= INTERFACE_NAME_MAX && !matches!(name, "." | "..") && !name.bytes().any(odd)
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Workers {
-    Number(usize),
+enum CountOrWord {
+    Count(i64),
     Word(String),
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    io: IoChoice,
-    underlay: Option<OneOrMany>,
-    kernel_port: KernelPortChoice,
-    workers: Option<Workers>,
-    cores: Vec<usize>,
-    spin_us: u64,
-    aead: Option<String>,
-    xdp: XdpSettings,
-    mtu: Option<u16>,
-    log: Option<String>,
-}
-
-/// Reads a settings file.
-///
-/// # Errors
-/// [`ConfigError`], naming the file and the line.
-pub fn load_settings(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse_settings(&text).map_err(|message| ConfigError::Wrong { path: path.to_owned(), message })
-}
-
-/// Most workers that can be asked for.
-const WORKERS_MAX: usize = 256;
-/// The range of MTUs: IPv6 needs the least.
-const MTU_MIN: u16 = 576;
-const MTU_MAX: u16 = 9000;
-
-fn parse_settings(text: &str) -> Result<Settings, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    let workers = match file.workers {
-        None => None,
-        Some(Workers::Word(word)) if word == "auto" => None,
-        Some(Workers::Number(number)) if (1..=WORKERS_MAX).contains(&number) => Some(number),
-        Some(Workers::Number(_) | Workers::Word(_)) => {
-            return Err(format!("workers: expected \"auto\" or a number from 1 to {WORKERS_MAX}"));
-        }
+fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let wrong = |found: &str| {
+        D::Error::custom(format!("found {found}, expected \"auto\" or 1 to {WORKERS_MAX}, e.g. workers = 2"))
     };
-    if let Some(mtu) = file.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
-        return Err(format!("mtu: {mtu} is not between {MTU_MIN} and {MTU_MAX}"));
-    }
-    let aead = match file.aead.as_deref() {
-        None | Some("auto") => None,
-        Some(name) => Some(name.parse().map_err(|error| format!("aead: {error}"))?),
-    };
-    Ok(Settings {
-        io: file.io,
-        underlay: match file.underlay {
-            None => Vec::new(),
-            Some(OneOrMany::One(name)) => vec![name],
-            Some(OneOrMany::Many(names)) => names,
+    match CountOrWord::deserialize(deserializer).map_err(|_| wrong("something else"))? {
+        CountOrWord::Word(word) if word == "auto" => Ok(None),
+        CountOrWord::Word(word) => Err(wrong(&format!("{word:?}"))),
+        CountOrWord::Count(count) => match usize::try_from(count) {
+            Ok(count @ 1..=WORKERS_MAX) => Ok(Some(count)),
+            Ok(_) | Err(_) => Err(wrong(&count.to_string())),
         },
-        kernel_port: file.kernel_port,
-        workers,
-        cores: file.cores,
-        spin: Duration::from_micros(file.spin_us),
-        aead,
-        xdp: file.xdp,
-        mtu: file.mtu,
-        log: file.log,
+    }
+}
+
+fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    let cores = Vec::<usize>::deserialize(deserializer)?;
+    for (place, core) in cores.iter().enumerate() {
+        if *core > CORE_MAX || cores.iter().skip(place + 1).any(|other| other == core) {
+            let message = format!("core {core}: expected different cores of 0 to {CORE_MAX}, e.g. cores = [2, 3]");
+            return Err(D::Error::custom(message));
+        }
+    }
+    Ok(cores)
+}
+
+fn spin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let micros = u64::deserialize(deserializer)?;
+    if micros > SPIN_US_MAX {
+        let message = format!("found {micros}, expected 0 to {SPIN_US_MAX} microseconds, e.g. spin_us = 50");
+        return Err(D::Error::custom(message));
+    }
+    Ok(Duration::from_micros(micros))
+}
+
+fn aead<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Backend>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name == "auto" {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|unsupported| D::Error::custom(format!("{unsupported}, or \"auto\"")))
+}
+
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let bytes = i64::deserialize(deserializer)?;
+    let fits = |mtu: &u16| *mtu >= MTU_MIN && usize::from(*mtu) <= INNER_PACKET_MAX_BYTES;
+    u16::try_from(bytes).ok().filter(fits).map(Some).ok_or_else(|| {
+        let range = format!("{MTU_MIN} to {INNER_PACKET_MAX_BYTES}");
+        D::Error::custom(format!("found {bytes}, expected {range} bytes, e.g. mtu = 1420"))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_file_is_all_defaults() {
-        assert_eq!(parse_settings("").unwrap(), Settings::default());
-    }
-
-    #[test]
-    fn the_example_file_says_the_defaults() {
-        let example = include_str!("../../../deploy/linegate.toml.example");
-        assert_eq!(parse_settings(example).unwrap(), Settings::default());
-        let uncommented: String =
-            example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
-        assert!(parse_settings(&uncommented).is_ok(), "{:?}", parse_settings(&uncommented));
-    }
-
-    #[test]
-    fn every_setting_is_read() {
-        let text = "io = \"xdp\"\nunderlay = [\"eth0\", \"eth1\"]\nkernel_port = \"tun\"\nworkers = 3\ncores = [1, 2]\n\
-                    spin_us = 50\naead = \"ring\"\nmtu = 1380\nlog = \"debug\"\n[xdp]\nmode = \"native\"\n\
-                    copy = \"zero-copy\"\ntransmit = \"xdp\"\n";
-        let settings = parse_settings(text).unwrap();
-        assert_eq!((settings.io, settings.workers, settings.mtu), (IoChoice::Xdp, Some(3), Some(1380)));
-        assert_eq!((settings.underlay.len(), settings.spin), (2, Duration::from_micros(50)));
-        assert_eq!((settings.xdp.copy, settings.aead), (CopySetting::ZeroCopy, Some(Backend::Ring)));
-    }
-
-    #[test]
-    fn errors_say_where_and_what_was_expected() {
-        for (text, parts) in [
-            ("io = \"xdb\"", &["line 1", "xdb", "auto"][..]),
-            ("\nworker = 1", &["line 2", "worker", "workers"]),
-            ("workers = 0", &["workers", "1 to 256"]),
-            ("mtu = 70", &["mtu", "576"]),
-            ("aead = \"rot13\"", &["aead", "rot13", "ring"]),
-            ("[xdp]\nmode = 1", &["line 2"]),
-        ] {
-            let error = parse_settings(text).unwrap_err();
-            assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
-        }
-    }
+/// A settings file with every key, its meaning and its default.
+#[must_use]
+pub fn example() -> String {
+    let header = "# linegate's settings: how packets are moved. Peers and keys are WireGuard's own configuration.\n\
+                  # Read from /etc/linegate/INTERFACE.toml, from --config FILE or from LINEGATE_CONFIG=FILE.\n\
+                  # Every key may be left out; what stands here is its default.\n";
+    let spin = format!("spin_us = {SPIN_US_DEFAULT}");
+    let keys: [(&str, &str); 10] = [
+        ("The underlay: auto (AF_XDP where the driver has zero-copy, else udp), xdp or udp.", "io = \"auto\""),
+        (
+            "The NIC or NICs for AF_XDP, e.g. \"eth0\" or [\"eth0\", \"eth1\"]; none: that of the default route.",
+            "underlay = []",
+        ),
+        ("The way to the host's network stack: auto or tun.", "kernel_port = \"auto\""),
+        ("Worker threads: \"auto\", or a number from 1.", "workers = \"auto\""),
+        ("The cores the workers are bound to, in order, e.g. [2, 3]; none: not bound.", "cores = []"),
+        ("Microseconds that a worker without work looks on before it sleeps; 0 sleeps at once.", &spin),
+        ("ChaCha20-Poly1305: auto (the fastest that this CPU runs), avx512, avx2 or ring.", "aead = \"auto\""),
+        ("The tunnel's MTU in bytes, unless the WireGuard configuration has one; unset: 1420.", "# mtu = 1420"),
+        ("Log filter: off, error, warn, info, debug or trace; LINEGATE_LOG goes before.", "# log = \"info\""),
+        ("", "[xdp]"),
+    ];
+    let xdp: [(&str, &str); 3] = [
+        ("Where the XDP program runs: auto, native (in the driver) or generic (any device).", "mode = \"auto\""),
+        ("Whether packets are copied: auto, zero-copy or copy.", "copy = \"auto\""),
+        ("What sends to the underlay where AF_XDP receives: auto, xdp or udp.", "transmit = \"auto\""),
+    ];
+    let render = |(meaning, line): &(&str, &str)| match *meaning {
+        "" => format!("\n{line}\n"),
+        meaning => format!("\n# {meaning}\n{line}\n"),
+    };
+    header.to_owned() + &keys.iter().chain(&xdp).map(render).collect::<String>()
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

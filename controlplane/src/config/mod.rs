@@ -1,10 +1,13 @@
-//! The two files: WireGuard's own, unmodified ([`wg_conf`]), and linegate's ([`daemon`]).
+//! Configuration files: WireGuard's own ([`load_wg`]) and linegate's ([`load_settings`]).
+//!
+//! A file is read whole and understood whole, or an error says where it is wrong and how it would be right; nothing
+//! here touches the host but name resolution.
 
-pub mod daemon;
-pub mod wg_conf;
+mod daemon;
+mod wg_conf;
 
 pub use daemon::{
-    ConfigError, CopySetting, IoChoice, KernelPortChoice, Settings, TransmitSetting, XdpMode, XdpSettings,
-    load_settings,
+    CopyChoice, IoChoice, KernelPortChoice, Settings, SettingsError, TransmitChoice, XdpMode, XdpSettings, example,
+    load_settings, parse_settings,
 };
-pub use wg_conf::{WgConfError, WgConfig, load_wg};
+pub use wg_conf::{Mistake, Resolve, WgConfig, WgConfigError, load_wg, parse_wg};

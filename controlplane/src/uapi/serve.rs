@@ -1,161 +1,112 @@
-//! One connection: any number of requests, each answered before the next is read.
+//! One connection of `wg` or of another program: request after request, until it goes, stands still or talks nonsense.
+//!
+//! A connection holds one request at a time and waits for its answer, so it costs a bounded amount of memory; one
+//! deadline covers the wait for a request and its arrival, so nobody holds a connection by sending slowly.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::format::get_answer;
-use super::parse::{Parsed, parse};
+use super::format::{errno_answer, get_answer};
+use super::parse::{Parsed, Parser, RequestError};
 use crate::settings::{Snapshot, Update};
 
-/// The longest line.
-const LINE_MAX_BYTES: u64 = 4096;
-/// The longest request: 100,000 peers with some prefixes each.
-const REQUEST_MAX_BYTES: usize = 64 << 20;
-/// How long a client may keep silent.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may stay without a complete request, and how long an answer may take to be read.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A request, for the owner of the gateway.
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What the gateway is asked, and where the answer goes. If the answer's sender is dropped, the connection ends.
 #[derive(Debug)]
 pub enum Request {
-    /// Tell what there is.
+    /// The state of everything.
     Get(oneshot::Sender<Snapshot>),
-    /// Apply this; answered by 0 or a positive errno.
+    /// A change, and the error number: 0 if it was applied.
     Set(Update, oneshot::Sender<i32>),
 }
 
-/// Serves one client until it goes, or breaks the rules.
-pub async fn serve(stream: UnixStream, gateway: mpsc::Sender<Request>) {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    while let Ok(Some(request)) = timeout(IDLE_MAX, read_request(&mut reader)).await {
-        let answer = match request {
-            Ok(text) => answer(&text, &gateway).await,
-            Err(errno) => {
-                let _ = writer.write_all(errno_line(errno).as_bytes()).await;
-                return;
-            }
-        };
-        let Some(answer) = answer else { return };
-        if writer.write_all(answer.as_bytes()).await.is_err() {
-            return;
-        }
+/// Serves one connection until it ends.
+pub async fn serve(stream: UnixStream, requests: mpsc::Sender<Request>) {
+    serve_patiently(stream, requests, REQUEST_TIMEOUT).await;
+}
+
+async fn serve_patiently(stream: UnixStream, requests: mpsc::Sender<Request>, patience: Duration) {
+    let input = Zeroizing::new(vec![0; READ_BYTES]);
+    let mut connection = Connection { stream, parser: Parser::default(), input, start: 0, end: 0, patience };
+    if let Err(error) = connection.run(&requests).await {
+        tracing::debug!(%error, "a connection for configuration ended");
     }
 }
 
-/// The lines up to the empty one; nothing at the end of the stream; an errno for what cannot be a request.
-async fn read_request(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Result<Zeroizing<String>, i32>> {
-    let mut text = Zeroizing::new(String::new());
-    loop {
-        let before = text.len();
-        let mut limited = reader.take(LINE_MAX_BYTES);
-        match limited.read_line(&mut text).await {
-            Ok(0) => return None,
-            Ok(_) => {}
-            // Not UTF-8.
-            Err(_) => return Some(Err(libc::EPROTO)),
-        }
-        match text.get(before..) {
-            Some("\n") => {
-                text.truncate(before);
-                return Some(Ok(text));
-            }
-            Some(line) if line.ends_with('\n') && text.len() <= REQUEST_MAX_BYTES => {}
-            _ => return Some(Err(libc::EPROTO)),
-        }
-    }
+struct Connection {
+    stream: UnixStream,
+    parser: Parser,
+    /// Bytes read; those of `start..end` are not parsed yet.
+    input: Zeroizing<Vec<u8>>,
+    start: usize,
+    end: usize,
+    patience: Duration,
 }
 
-async fn answer(text: &str, gateway: &mpsc::Sender<Request>) -> Option<Zeroizing<String>> {
-    Some(Zeroizing::new(match parse(text.lines()) {
-        Ok(Parsed::Get) => {
-            let (sender, snapshot) = oneshot::channel();
-            gateway.send(Request::Get(sender)).await.ok()?;
-            get_answer(&snapshot.await.ok()?)
-        }
-        Ok(Parsed::Set(update)) => {
-            let (sender, errno) = oneshot::channel();
-            gateway.send(Request::Set(update, sender)).await.ok()?;
-            errno_line(errno.await.ok()?)
-        }
-        Err(error) => {
-            tracing::warn!(errno = error.errno, reason = error.message, "a request was refused");
-            errno_line(error.errno)
-        }
-    }))
-}
-
-/// Negative, as `wg` expects it.
-fn errno_line(errno: i32) -> String {
-    format!("errno={}\n\n", -errno)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn exchange(stream: &mut UnixStream, request: &[u8]) -> String {
-        stream.write_all(request).await.unwrap();
-        let mut text = String::new();
-        while !text.ends_with("\n\n") {
-            let mut byte = [0; 256];
-            let count = stream.read(&mut byte).await.unwrap();
-            assert_ne!(count, 0, "closed after {text:?}");
-            text.push_str(std::str::from_utf8(&byte[..count]).unwrap());
-        }
-        text
-    }
-
-    fn gateway() -> mpsc::Sender<Request> {
-        let (sender, mut requests) = mpsc::channel(4);
-        tokio::spawn(async move {
-            while let Some(request) = requests.recv().await {
-                match request {
-                    Request::Get(answer) => drop(answer.send(Snapshot { listen_port: 7, ..Snapshot::default() })),
-                    Request::Set(update, answer) => {
-                        let errno = if update.listen_port == Some(1) { libc::EADDRINUSE } else { 0 };
-                        drop(answer.send(errno));
+impl Connection {
+    async fn run(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+        while let Some(request) = timeout(self.patience, self.next_request()).await?? {
+            match request {
+                Ok(Parsed::Get) => {
+                    let (sender, answer) = oneshot::channel();
+                    let snapshot = Zeroizing::new(ask(requests, Request::Get(sender), answer).await?);
+                    self.write(&get_answer(&snapshot)).await?;
+                }
+                Ok(Parsed::Set(update)) => {
+                    let (sender, answer) = oneshot::channel();
+                    let errno = ask(requests, Request::Set(update, sender), answer).await?;
+                    self.write(&errno_answer(errno)).await?;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a configuration request was refused");
+                    self.write(&errno_answer(error.errno())).await?;
+                    if error.is_fatal() {
+                        return Ok(());
                     }
                 }
             }
-        });
-        sender
+        }
+        Ok(())
     }
 
-    #[tokio::test]
-    async fn requests_are_answered_one_after_another_however_they_arrive() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        tokio::spawn(serve(ours, gateway()));
-        assert_eq!(exchange(&mut theirs, b"get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
-        theirs.write_all(b"set=1\nlisten").await.unwrap();
-        assert_eq!(exchange(&mut theirs, b"_port=9\n\n").await, "errno=0\n\n");
-        assert_eq!(exchange(&mut theirs, b"set=1\nlisten_port=1\n\n").await, "errno=-98\n\n");
-        assert_eq!(exchange(&mut theirs, b"set=1\nhello=1\n\n").await, "errno=-22\n\n");
-        assert_eq!(exchange(&mut theirs, b"get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+    /// The next request; nothing at the end of the stream, where an incomplete request is forgotten.
+    async fn next_request(&mut self) -> io::Result<Option<Result<Parsed, RequestError>>> {
+        loop {
+            let unread = self.input.get(self.start..self.end).unwrap_or_default();
+            let (taken, request) = self.parser.feed(unread);
+            self.start += taken;
+            if request.is_some() {
+                return Ok(request);
+            }
+            (self.start, self.end) = (0, self.stream.read(&mut self.input).await?);
+            if self.end == 0 {
+                return Ok(None);
+            }
+        }
     }
 
-    #[tokio::test]
-    async fn a_megabyte_of_random_bytes_leaves_the_next_client_served() {
-        let gateway = gateway();
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let served = tokio::spawn(serve(ours, gateway.clone()));
-        let mut seed = 1u64;
-        let bytes: Vec<u8> = std::iter::repeat_with(|| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed.to_be_bytes()[0]
-        })
-        .take(1 << 20)
-        .collect();
-        // The other end closes on us as soon as it sees what this is.
-        let _ = theirs.write_all(&bytes).await;
-        drop(theirs);
-        served.await.unwrap();
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        tokio::spawn(serve(ours, gateway));
-        assert_eq!(exchange(&mut theirs, b"get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+    async fn write(&mut self, text: &str) -> io::Result<()> {
+        timeout(self.patience, self.stream.write_all(text.as_bytes())).await?
     }
 }
+
+async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: oneshot::Receiver<T>) -> io::Result<T> {
+    let ended = || io::Error::other("the gateway has ended");
+    requests.send(request).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

@@ -1,0 +1,96 @@
+//! Settings: the example is the default, every value is understood, and every mistake is shown with its line.
+
+use super::*;
+
+#[test]
+fn the_example_is_every_default() {
+    assert_eq!(parse_settings(&example()).unwrap(), Settings::default());
+    assert_eq!(parse_settings("").unwrap(), Settings::default());
+    // What is commented out is valid as well.
+    let all = example().replace("\n# mtu", "\nmtu").replace("\n# log", "\nlog");
+    let settings = parse_settings(&all).unwrap();
+    assert_eq!((settings.mtu, settings.log.as_deref()), (Some(1420), Some("info")));
+}
+
+#[test]
+fn the_example_in_the_tree_is_the_rendered_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/linegate.toml.example");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text == example(), "deploy/linegate.toml.example should be:\n{}", example());
+}
+
+#[test]
+fn every_key_is_understood() {
+    let text = r#"
+        io = "xdp"
+        underlay = ["eth0", "eth1"]
+        kernel_port = "tun"
+        workers = 3
+        cores = [1, 0]
+        spin_us = 0
+        aead = "ring"
+        mtu = 1380
+        log = "debug"
+        [xdp]
+        mode = "generic"
+        copy = "zero-copy"
+        transmit = "udp"
+    "#;
+    let expected = Settings {
+        io: IoChoice::Xdp,
+        underlay: vec!["eth0".into(), "eth1".into()],
+        kernel_port: KernelPortChoice::Tun,
+        workers: Some(3),
+        cores: vec![1, 0],
+        spin: Duration::ZERO,
+        aead: Some(Backend::Ring),
+        xdp: XdpSettings { mode: XdpMode::Generic, copy: CopyChoice::ZeroCopy, transmit: TransmitChoice::Udp },
+        mtu: Some(1380),
+        log: Some("debug".into()),
+    };
+    assert_eq!(parse_settings(text).unwrap(), expected);
+    assert_eq!(parse_settings("interface = \"eth7\"").unwrap().underlay, ["eth7"]);
+}
+
+#[test]
+fn mistakes_are_shown_with_line_and_expectation() {
+    let table = [
+        ("io = \"dpdk\"", "auto"),
+        ("underlay = 3", "eth0"),
+        ("underlay = \"\"", "no interface's name"),
+        ("underlay = \"a/b\"", "no interface's name"),
+        ("underlay = [\"sixteen-letters-\"]", "no interface's name"),
+        ("kernel_port = \"tap\"", "tun"),
+        ("workers = 0", "workers = 2"),
+        ("workers = -1", "workers = 2"),
+        ("workers = \"many\"", "\"many\""),
+        ("workers = 1.5", "workers = 2"),
+        ("cores = [1, 1]", "cores = [2, 3]"),
+        ("cores = [5000]", "cores = [2, 3]"),
+        ("spin_us = 1000001", "spin_us = 50"),
+        ("spin_us = -1", "invalid value"),
+        ("aead = \"rot13\"", "ring"),
+        ("mtu = 67", "mtu = 1420"),
+        ("mtu = 9001", "mtu = 1420"),
+        ("mtu = 70000", "mtu = 1420"),
+        ("log = 3", "string"),
+        ("wokers = 2", "unknown field `wokers`"),
+        ("xdp = { mode = \"skb\" }", "generic"),
+        ("xdp = { zero = 1 }", "unknown field `zero`"),
+        ("io = ", "line 2"),
+    ];
+    for (line, hint) in table {
+        let error = parse_settings(&format!("\n{line}\n")).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{line}: {error}");
+        assert!(error.contains(hint), "{line}: {error}");
+    }
+}
+
+#[test]
+fn errors_name_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wg0.toml");
+    assert!(load_settings(&path).unwrap_err().to_string().contains("wg0.toml"));
+    std::fs::write(&path, "io = 1").unwrap();
+    assert!(load_settings(&path).unwrap_err().to_string().contains("wg0.toml"));
+}
