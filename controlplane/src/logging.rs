@@ -14,8 +14,12 @@ pub fn start(setting: Option<&str>) -> Result<(), String> {
     let parsed = EnvFilter::try_new(&filter).map_err(|error| {
         format!("log level {filter:?}: {error} (expected off, error, warn, info, debug, trace or target=level,...)")
     })?;
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
     Ok(())
 }
 

@@ -140,6 +140,19 @@ impl Arena {
         true
     }
 
+    /// One region to read and another to write; nothing if they overlap.
+    #[inline]
+    pub fn pair(&mut self, read: Region, write: Region) -> Option<(&[u8], &mut [u8])> {
+        if read.end() > write.offset && write.end() > read.offset {
+            return None;
+        }
+        // SAFETY: `address` checks the bounds, the two do not overlap, and both borrows end with that of `self`.
+        let source = unsafe { std::slice::from_raw_parts(self.address(read), read.len as usize) };
+        // SAFETY: as above.
+        let target = unsafe { std::slice::from_raw_parts_mut(self.address(write), write.len as usize) };
+        Some((source, target))
+    }
+
     #[inline]
     fn check(&self, region: Region) {
         assert!(region.offset as usize + region.len as usize <= self.len, "a region outside the worker's memory");

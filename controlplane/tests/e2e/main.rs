@@ -67,8 +67,8 @@ fn af_xdp_transmits_when_told_to() {
 fn we_begin_when_we_know_the_endpoint() {
     for peer in [Implementation::WireguardGo, Implementation::Boringtun] {
         let Some(site) = Site::new(Setup { peer, settings: XDP, ..Setup::default() }) else { continue };
-        let key = site.theirs.run(&format!("wg show {} public-key", site.their_interface)).unwrap();
-        site.ours.run(&format!("wg set {} peer {} endpoint 192.0.2.2:{PORT}", site.our_interface, key.trim())).unwrap();
+        let key = site.their_public_key();
+        site.ours.run(&format!("wg set {} peer {} endpoint 192.0.2.2:{PORT}", site.our_interface, key)).unwrap();
         assert!(site.await_ping(&site.ours, "10.7.0.2", 10), "{peer:?}");
         assert!(site.status()["handshakes"]["sent_initiations"].as_u64() > Some(0), "{}", site.status());
     }

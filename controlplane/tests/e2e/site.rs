@@ -119,6 +119,12 @@ impl Site {
         if self.setup.preshared_key { format!("PresharedKey = {}\n", self.psk) } else { String::new() }
     }
 
+    /// The peer's public key.
+    pub(crate) fn their_public_key(&self) -> &str {
+        let [_, theirs] = &self.keys;
+        &theirs.public
+    }
+
     /// Writes our configuration file.
     pub(crate) fn write_config(&self, more: &str) {
         let [ours, theirs] = &self.keys;

@@ -1,6 +1,10 @@
 //! The plaintext side: the interface that the host's own stack sees.
 
+mod coalesce;
+mod segment;
+mod transport;
 pub mod tun;
+mod virtio;
 
 use std::os::fd::RawFd;
 

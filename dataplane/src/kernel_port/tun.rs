@@ -1,8 +1,11 @@
-//! The kernel port on a multi-queue TUN device: one queue a worker, one packet a read or write, each behind a
-//! virtio-net header (include/uapi/linux/virtio_net.h).
+//! The kernel port on a multi-queue TUN device: one queue a worker, every read and write behind a virtio-net header.
 //!
-//! No offload is announced (`TUNSETOFFLOAD` 0), so the kernel cuts super-packets and completes checksums before they are
-//! read. Invariant: the device is not persistent; it goes with its last descriptor, however the process ends.
+//! Super-packets both ways: what the kernel hands over uncut is cut here into slots ready to be sealed ([`segment`]); what
+//! was opened is joined flow by flow before it is written ([`coalesce`]). Invariant: the device is not persistent; it
+//! goes with its last descriptor, however the process ends.
+//!
+//! [`segment`]: super::segment
+//! [`coalesce`]: super::coalesce
 #![expect(unsafe_code, reason = "ioctl, readv and writev on a TUN descriptor")]
 #![expect(clippy::cast_possible_truncation, reason = "constants and lengths below 2^16, slots below 2^22")]
 
@@ -11,15 +14,21 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::KernelPort;
+use super::coalesce::{Coalescer, Flow, PARTS_MAX, Writer};
+use super::segment::{Cutter, complete_partial};
+use super::virtio::{Gso, VNET_HEADER_BYTES, VnetHeader};
 use crate::batch::SendBatch;
 use crate::drop::DropReason;
-use crate::kernel_port::KernelPort;
-use crate::limits::{BATCH_MAX, HEADROOM_BYTES, INNER_PACKET_MAX_BYTES, TAILROOM_BYTES};
+use crate::limits::{BATCH_MAX, HEADROOM_BYTES, INNER_PACKET_MAX_BYTES, SUPER_BUFFER_BYTES, TAILROOM_BYTES};
 use crate::memory::{Arena, Region};
 use crate::stats::WorkerStats;
 
-/// Bytes of `struct virtio_net_hdr`.
-const VNET_HEADER_BYTES: usize = 10;
+/// Reads a turn, so that packets that are dropped cannot hold a worker.
+const READS_MAX: usize = BATCH_MAX;
+/// `TUNSETOFFLOAD`'s flags (include/uapi/linux/if_tun.h): checksums and TCP, and UDP since Linux 6.2.
+const OFFLOADS_TCP: libc::c_ulong = 0x01 | 0x02 | 0x04;
+const OFFLOADS_UDP: libc::c_ulong = 0x20 | 0x40;
 /// One packet with its head- and tailroom, rounded up to whole cache lines.
 const SLOT_BYTES: usize = (HEADROOM_BYTES + INNER_PACKET_MAX_BYTES + TAILROOM_BYTES).next_multiple_of(64);
 
@@ -60,7 +69,10 @@ pub struct TunDevice {
 
 /// One queue of a TUN device.
 #[derive(Debug)]
-pub struct TunQueue(File);
+pub struct TunQueue {
+    file: File,
+    joins_udp: bool,
+}
 
 impl TunQueue {
     /// The same queue under another descriptor.
@@ -68,7 +80,7 @@ impl TunQueue {
     /// # Errors
     /// What dup(2) says.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
+        Ok(Self { file: self.file.try_clone()?, joins_udp: self.joins_udp })
     }
 }
 
@@ -121,8 +133,18 @@ fn open_queue(name: &str, first: bool) -> Result<TunQueue, TunError> {
     control(&file, libc::TUNSETIFF, (&raw mut request).cast(), "TUNSETIFF", name)?;
     let mut size = VNET_HEADER_BYTES as libc::c_int;
     control(&file, libc::TUNSETVNETHDRSZ, (&raw mut size).cast(), "TUNSETVNETHDRSZ", name)?;
-    control(&file, libc::TUNSETOFFLOAD, std::ptr::null_mut(), "TUNSETOFFLOAD", name)?;
-    Ok(TunQueue(file))
+    let joins_udp = offer(&file, OFFLOADS_TCP | OFFLOADS_UDP, name).is_ok();
+    if !joins_udp {
+        offer(&file, OFFLOADS_TCP, name)?;
+        tracing::info!(interface = name, "this kernel's TUN has no UDP segmentation: only TCP is joined");
+    }
+    Ok(TunQueue { file, joins_udp })
+}
+
+/// Tells the kernel what it may leave to us. The flags are the argument itself, not what it points at.
+fn offer(file: &File, flags: libc::c_ulong, name: &str) -> Result<(), TunError> {
+    let argument = std::ptr::without_provenance_mut(flags as usize);
+    control(file, libc::TUNSETOFFLOAD, argument, "TUNSETOFFLOAD", name)
 }
 
 fn request(name: &str) -> libc::ifreq {
@@ -159,7 +181,14 @@ fn control(
 #[derive(Debug)]
 pub struct TunPort {
     queue: TunQueue,
+    /// What is read lands here, and is cut or copied from here.
+    super_buffer: Region,
+    /// Packets ready to be sealed stand here one after another.
     slots: Region,
+    used: u32,
+    /// A super-packet that had more segments than the batch had room.
+    pending: Option<(Cutter, Region)>,
+    coalescer: Coalescer,
 }
 
 impl TunPort {
@@ -168,67 +197,154 @@ impl TunPort {
     /// # Errors
     /// When the arena has less than [`arena_bytes`](Self::arena_bytes) left.
     pub fn new(queue: TunQueue, arena: &mut Arena) -> io::Result<Self> {
-        Ok(Self { queue, slots: arena.reserve(BATCH_MAX * SLOT_BYTES, 64)? })
+        let super_buffer = arena.reserve(SUPER_BUFFER_BYTES, 64)?;
+        let slots = arena.reserve(BATCH_MAX * SLOT_BYTES, 64)?;
+        let coalescer = Coalescer::new(queue.joins_udp);
+        Ok(Self { queue, super_buffer, slots, used: 0, pending: None, coalescer })
     }
 
     /// Bytes of arena a port needs.
     #[must_use]
     pub const fn arena_bytes() -> usize {
-        BATCH_MAX * SLOT_BYTES + 64
+        SUPER_BUFFER_BYTES + BATCH_MAX * SLOT_BYTES + 256
+    }
+
+    /// The place for the next packet, as long as the longest may be.
+    fn next_slot(&self) -> Option<Region> {
+        self.slots.part(self.used + HEADROOM_BYTES as u32, INNER_PACKET_MAX_BYTES as u32)
+    }
+
+    /// Keeps the packet that was put into the next slot.
+    fn keep(&mut self, slot: Region, len: usize, batch: &mut SendBatch, stats: &WorkerStats) {
+        batch.packets.push(Region { len: len as u32, ..slot });
+        self.used += (HEADROOM_BYTES + len + TAILROOM_BYTES).next_multiple_of(64) as u32;
+        stats.kernel_received.add(1);
+    }
+
+    /// Cuts what is pending as far as there is room.
+    fn cut(&mut self, arena: &mut Arena, batch: &mut SendBatch, stats: &WorkerStats) {
+        let Some((mut cutter, packet)) = self.pending.take() else { return };
+        while !batch.packets.is_full() {
+            let Some(slot) = self.next_slot() else { break };
+            let Some((from, to)) = arena.pair(packet, slot) else { return };
+            let Some(len) = cutter.next(from, to) else { return };
+            self.keep(slot, len, batch, stats);
+        }
+        self.pending = Some((cutter, packet));
+    }
+
+    /// Reads one packet or super-packet; false when there is none.
+    fn read(&mut self, arena: &mut Arena, batch: &mut SendBatch, stats: &WorkerStats) -> bool {
+        let mut header = [0u8; VNET_HEADER_BYTES];
+        let vectors = [
+            libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: VNET_HEADER_BYTES },
+            libc::iovec { iov_base: arena.address(self.super_buffer).cast(), iov_len: self.super_buffer.len as usize },
+        ];
+        // SAFETY: both vectors name memory that is ours alone until the call returns.
+        let read = unsafe { libc::readv(self.queue.file.as_raw_fd(), vectors.as_ptr(), 2) };
+        let Ok(read) = usize::try_from(read) else { return false };
+        let len = read.saturating_sub(VNET_HEADER_BYTES);
+        let packet = Region { len: len as u32, ..self.super_buffer };
+        let header = VnetHeader::read(&header);
+        match header {
+            Some(header) if header.gso != Gso::None => match Cutter::new(&header, arena.bytes(packet)) {
+                Some(cutter) => self.pending = Some((cutter, packet)),
+                None => stats.dropped(DropReason::BadOutboundPacket),
+            },
+            Some(header) if len <= INNER_PACKET_MAX_BYTES => {
+                let Some(slot) = self.next_slot().and_then(|slot| slot.part(0, packet.len)) else { return false };
+                let Some((from, to)) = arena.pair(packet, slot) else { return false };
+                to.copy_from_slice(from);
+                if header.needs_checksum {
+                    complete_partial(&header, to);
+                }
+                if matches!(from.first().map(|byte| byte >> 4), Some(4 | 6)) {
+                    self.keep(slot, len, batch, stats);
+                } else {
+                    stats.dropped(DropReason::BadOutboundPacket);
+                }
+            }
+            Some(_) => stats.dropped(DropReason::OverMtu),
+            None => stats.dropped(DropReason::BadOutboundPacket),
+        }
+        true
     }
 }
 
 impl KernelPort for TunPort {
     fn receive(&mut self, arena: &mut Arena, batch: &mut SendBatch, stats: &WorkerStats) {
-        let mut slot = 0;
-        while slot < BATCH_MAX && !batch.packets.is_full() {
-            let start = (slot * SLOT_BYTES + HEADROOM_BYTES) as u32;
-            // One byte more than a packet may have shows what is too long.
-            let Some(space) = self.slots.part(start, INNER_PACKET_MAX_BYTES as u32 + 1) else { return };
-            let mut header = [0u8; VNET_HEADER_BYTES];
-            let vectors = [
-                libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: VNET_HEADER_BYTES },
-                libc::iovec { iov_base: arena.address(space).cast(), iov_len: space.len as usize },
-            ];
-            // SAFETY: both vectors name memory that is ours alone until the call returns.
-            let read = unsafe { libc::readv(self.queue.0.as_raw_fd(), vectors.as_ptr(), 2) };
-            let Ok(read) = usize::try_from(read) else { return };
-            let len = read.saturating_sub(VNET_HEADER_BYTES);
-            let version = if len == 0 { 0 } else { arena.bytes(space).first().map_or(0, |byte| byte >> 4) };
-            if len > INNER_PACKET_MAX_BYTES {
-                stats.dropped(DropReason::OverMtu);
-            } else if (version == 4 && len >= 20) || (version == 6 && len >= 40) {
-                batch.packets.push(Region { len: len as u32, ..space });
-                stats.kernel_received.add(1);
-                slot += 1;
-            } else {
-                stats.dropped(DropReason::BadOutboundPacket);
+        for _ in 0..READS_MAX {
+            self.cut(arena, batch, stats);
+            if batch.packets.is_full() || self.pending.is_some() || !self.read(arena, batch, stats) {
+                break;
             }
         }
+        self.cut(arena, batch, stats);
     }
 
-    fn release(&mut self, _arena: &mut Arena) {}
+    fn release(&mut self, _arena: &mut Arena) {
+        self.used = 0;
+    }
 
     fn deliver(&mut self, arena: &mut Arena, packets: &[Region], stats: &WorkerStats) {
-        let header = [0u8; VNET_HEADER_BYTES];
+        let mut writer = QueueWriter { file: &self.queue.file, arena, stats };
         for &packet in packets {
-            let vectors = [
-                libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: VNET_HEADER_BYTES },
-                libc::iovec { iov_base: arena.address(packet).cast(), iov_len: packet.len as usize },
-            ];
-            // SAFETY: the kernel only reads from both vectors, and both outlive the call.
-            let written = unsafe { libc::writev(self.queue.0.as_raw_fd(), vectors.as_ptr(), 2) };
-            if written < 0 {
-                stats.dropped(DropReason::KernelPortFull);
-            } else {
-                stats.kernel_writes.add(1);
-                stats.delivered.add(1);
-            }
+            self.coalescer.push(arena.bytes(packet), packet, &mut writer);
         }
+        self.coalescer.flush(&mut writer);
+    }
+
+    fn has_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     fn wait_descriptors(&self) -> Vec<RawFd> {
-        vec![self.queue.0.as_raw_fd()]
+        vec![self.queue.file.as_raw_fd()]
+    }
+}
+
+/// Writes to the queue, gathering from the arena.
+struct QueueWriter<'a> {
+    file: &'a File,
+    arena: &'a Arena,
+    stats: &'a WorkerStats,
+}
+
+impl QueueWriter<'_> {
+    /// One write of this header, these headers and these parts, which are `count` packets.
+    fn write(&self, header: VnetHeader, headers: &[u8], parts: &[Region], count: u64) {
+        let header = header.write();
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let mut vectors = [empty; PARTS_MAX + 2];
+        let front = [header.as_slice(), headers]
+            .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+        let payload = parts
+            .iter()
+            .map(|&part| libc::iovec { iov_base: self.arena.address(part).cast(), iov_len: part.len as usize });
+        let mut used = 0;
+        for (vector, value) in vectors.iter_mut().zip(front.into_iter().chain(payload)) {
+            *vector = value;
+            used += 1;
+        }
+        // SAFETY: the kernel only reads from the vectors, and what they name outlives the call.
+        let written = unsafe { libc::writev(self.file.as_raw_fd(), vectors.as_ptr(), used) };
+        if written < 0 {
+            self.stats.drops.add(DropReason::KernelPortFull, count);
+        } else {
+            self.stats.kernel_writes.add(1);
+            self.stats.delivered.add(count);
+        }
+    }
+}
+
+impl Writer for QueueWriter<'_> {
+    fn plain(&mut self, packet: Region) {
+        self.write(VnetHeader::PLAIN, &[], &[packet], 1);
+    }
+
+    fn joined(&mut self, flow: &mut Flow) {
+        let header = flow.finish();
+        self.write(header, &flow.headers, &flow.parts, flow.len() as u64);
     }
 }
 

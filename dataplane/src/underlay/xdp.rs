@@ -13,7 +13,7 @@ use super::Underlay;
 use super::next_hop::{NextHopCache, NextHopTable};
 use super::udp::UdpUnderlay;
 use crate::batch::{ReceiveBatch, Sealed, TransmitBatch};
-use crate::memory::{Arena, Region};
+use crate::memory::Arena;
 use crate::stats::WorkerStats;
 pub use crate::xsk::{CopyChoice, XskError};
 use crate::xsk::{XskSettings, XskSocket};
@@ -140,7 +140,8 @@ impl XdpUnderlay {
         let len = front + sealed.message.len;
         let written = frame.part(0, len).and_then(|whole| {
             let payload = whole.part(front, sealed.message.len)?;
-            copy(arena, sealed.message, payload);
+            let (from, to) = arena.pair(sealed.message, payload)?;
+            to.copy_from_slice(from);
             write_underlay_headers(arena.bytes_mut(whole), &headers)
         });
         match written {
@@ -149,18 +150,6 @@ impl XdpUnderlay {
         }
         written.is_some()
     }
-}
-
-/// Copies between two regions that do not overlap (one is a frame of ours, the other a port's).
-fn copy(arena: &mut Arena, from: Region, to: Region) {
-    let mut source: &[u8] = &[];
-    arena.disjoint(&[from, to], |index, bytes| {
-        if index == 0 {
-            source = bytes;
-        } else {
-            bytes.copy_from_slice(source);
-        }
-    });
 }
 
 impl Underlay for XdpUnderlay {
