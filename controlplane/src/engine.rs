@@ -1,5 +1,5 @@
 //! What the gateway's workers stand on: sockets, XDP program, kernel port, memory and cores, put together by a
-//! [`Plan`](plan::Plan).
+//! [`Plan`].
 //!
 //! Order of things: sockets first (they are what most often cannot be had), then the kernel port, the XDP program, and
 //! last the workers. Everything is owned by a value that undoes it when dropped, so a failure on the way, or the end,
@@ -177,7 +177,7 @@ impl Engine {
     /// Marks all outer packets from now on.
     ///
     /// # Errors
-    /// [`UdpError::Mark`] if the process may not.
+    /// [`EngineError::Udp`] if the process may not.
     pub fn set_fwmark(&mut self, fwmark: u32) -> Result<(), EngineError> {
         for sockets in &self.sockets {
             sockets.set_fwmark(fwmark)?;

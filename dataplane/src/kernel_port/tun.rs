@@ -1,11 +1,8 @@
 //! The kernel port on a multi-queue TUN device: one queue a worker, every read and write behind a virtio-net header.
 //!
-//! Super-packets both ways: what the kernel hands over uncut is cut here into slots ready to be sealed ([`segment`]); what
-//! was opened is joined flow by flow before it is written ([`coalesce`]). Invariant: the device is not persistent; it
+//! Super-packets both ways: what the kernel hands over uncut is cut here into slots ready to be sealed (`segment.rs`); what
+//! was opened is joined flow by flow before it is written (`coalesce.rs`). Invariant: the device is not persistent; it
 //! goes with its last descriptor, however the process ends.
-//!
-//! [`segment`]: super::segment
-//! [`coalesce`]: super::coalesce
 #![expect(unsafe_code, reason = "ioctl, readv and writev on a TUN descriptor")]
 #![expect(clippy::cast_possible_truncation, reason = "constants and lengths below 2^16, slots below 2^22")]
 
