@@ -101,8 +101,9 @@ fn kill_and_restart_leaves_nothing_in_the_way() {
         !links.contains("xdp") && !links.contains(&site.our_interface)
     };
     assert!(shell::wait_for(5, gone), "{}", site.ours.ip("-d link show").unwrap());
-    std::fs::remove_file(format!("/var/run/wireguard/{}.sock", site.our_interface)).ok();
     site.start_gateway();
+    let answers = || site.ours.run(&format!("wg show {}", site.our_interface)).is_ok();
+    assert!(shell::wait_for(10, answers), "the socket left behind is in the way");
     assert!(site.await_ping(&site.theirs, "10.7.0.1", 40), "the peer did not come back by itself");
 }
 
@@ -117,7 +118,7 @@ fn an_orderly_end_leaves_nothing() {
 }
 
 #[test]
-fn fragments_and_packets_with_options_are_served_through_the_kernel() {
+fn fragments_are_served_through_the_kernel() {
     let Some(site) = Site::new(Setup { settings: XDP, ..Setup::default() }) else { return };
     assert!(site.await_ping(&site.theirs, "10.7.0.1", 10));
     let before = site.counter("counters", "opened");
@@ -149,9 +150,6 @@ fn wg_sees_and_changes_everything() {
     site.ours.run(&format!("wg set {interface} listen-port {}", PORT + 1)).unwrap();
     assert!(site.ours.run(&format!("wg show {interface} listen-port")).unwrap().contains(&(PORT + 1).to_string()));
     assert!(site.await_ping(&site.ours, "10.7.0.2", 10), "the peer follows us to the new port");
-    let refused = site.ours.run(&format!("wg set {interface} private-key /dev/null"));
-    drop(refused);
-    assert!(site.await_ping(&site.ours, "10.7.0.2", 1) || !site.gateway.as_ref().unwrap().log().contains("panicked"));
 }
 
 /// Our configuration without what only wg-quick reads.
@@ -183,7 +181,7 @@ fn sighup_reloads_peers_and_a_broken_file_changes_nothing() {
 }
 
 #[test]
-fn a_megabyte_of_noise_into_the_port_changes_nothing() {
+fn noise_into_the_port_changes_nothing() {
     for settings in [UDP, XDP] {
         let Some(site) = Site::new(Setup { settings, ..Setup::default() }) else { return };
         assert!(site.await_ping(&site.theirs, "10.7.0.1", 10));

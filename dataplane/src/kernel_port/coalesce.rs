@@ -62,7 +62,11 @@ impl Coalescer {
 
     /// Takes the next packet; what it ends is written.
     pub(crate) fn push(&mut self, bytes: &[u8], packet: Region, writer: &mut impl Writer) {
-        let Some(layout) = Layout::of(bytes) else { return writer.plain(packet) };
+        let Some(layout) = Layout::of(bytes) else {
+            // A fragment may belong to any flow that is open: none of it may be overtaken.
+            self.flush(writer);
+            return writer.plain(packet);
+        };
         let place = self.flows.iter().position(|flow| flow.is_of(&layout, bytes));
         let candidate = self.candidate(&layout, bytes, packet);
         match (place, candidate) {
@@ -181,7 +185,7 @@ impl Flow {
         } else {
             let number = u16::try_from(self.parts.len()).unwrap_or(u16::MAX);
             let counted = word(ours, 4).map(|id| id.wrapping_add(number)) == word(theirs, 4);
-            // With "don't fragment" the identification means nothing, and a sender may leave it as it is.
+            // The identification must count up: cutting counts it up, whatever "don't fragment" says.
             same(0, 2) && same(6, 9) && counted
         };
         let at = self.layout.ip_len;

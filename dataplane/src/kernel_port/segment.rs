@@ -39,6 +39,11 @@ impl Cutter {
         })
     }
 
+    /// Whether all segments are out.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done == self.payload_len
+    }
+
     /// Writes the next segment into `slot` and gives its length; nothing when all are out, or the slot is too small.
     pub(crate) fn next(&mut self, packet: &[u8], slot: &mut [u8]) -> Option<usize> {
         let len = self.segment_len.min(self.payload_len - self.done);

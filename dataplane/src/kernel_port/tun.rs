@@ -224,7 +224,12 @@ impl TunPort {
         while !batch.packets.is_full() {
             let Some(slot) = self.next_slot() else { break };
             let Some((from, to)) = arena.pair(packet, slot) else { return };
-            let Some(len) = cutter.next(from, to) else { return };
+            let Some(len) = cutter.next(from, to) else {
+                if !cutter.is_done() {
+                    stats.dropped(DropReason::BadOutboundPacket);
+                }
+                return;
+            };
             self.keep(slot, len, batch, stats);
         }
         self.pending = Some((cutter, packet));

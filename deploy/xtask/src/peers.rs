@@ -32,23 +32,23 @@ pub fn boringtun() -> Option<PathBuf> {
 ///
 /// # Errors
 /// When the folder cannot be made.
-#[expect(clippy::print_stdout, reason = "the user waits for this")]
+#[expect(clippy::print_stderr, reason = "the user waits for this")]
 pub fn install() -> anyhow::Result<()> {
     let directory = directory();
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     if wireguard_go().is_none()
         && let Err(error) = unpack_wireguard_go(&directory)
     {
-        println!("wireguard-go could not be had; tests against it will be skipped ({error:#})");
+        eprintln!("wireguard-go could not be had; tests against it will be skipped ({error:#})");
     }
     if boringtun().is_none() {
-        println!("installing boringtun-cli (about two minutes) ...");
+        eprintln!("installing boringtun-cli (about two minutes) ...");
         let mut cargo = Command::new("cargo");
         cargo.args(["install", "--quiet", "--root"]).arg(&directory).arg("boringtun-cli");
         // A target folder of its own: this one is locked by the cargo that runs us.
         cargo.env("CARGO_TARGET_DIR", directory.join("build"));
         if let Err(error) = shell::run(&mut cargo) {
-            println!("boringtun could not be had; tests against it will be skipped ({error:#})");
+            eprintln!("boringtun could not be had; tests against it will be skipped ({error:#})");
         }
     }
     Ok(())

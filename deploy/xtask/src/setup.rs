@@ -1,5 +1,5 @@
 //! `cargo xtask setup`: what a bare Debian machine lacks.
-#![expect(clippy::print_stdout, reason = "the user is told what is installed")]
+#![expect(clippy::print_stderr, reason = "the user is told what is installed")]
 
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +16,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wireguard-tools", "/usr/bin/wg"),
     ("iperf3", "/usr/bin/iperf3"),
     ("iputils-ping", "/usr/bin/ping"),
+    ("procps", "/usr/sbin/sysctl"),
+    ("python3", "/usr/bin/python3"),
 ];
 
 /// Installs what is missing; does nothing when all is there.
@@ -23,7 +25,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let missing: Vec<&str> =
         PACKAGES.iter().filter(|(_, witness)| !Path::new(witness).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
-        println!("setup: everything needed is installed");
+        eprintln!("setup: everything needed is installed");
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
@@ -32,7 +34,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     if shell::output(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("setup must install packages; as root, run: apt-get install {}", missing.join(" "));
     }
-    println!("setup: installing {}", missing.join(" "));
+    eprintln!("setup: installing {}", missing.join(" "));
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(words);
@@ -42,6 +44,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut words = vec!["install", "-y", "--no-install-recommends"];
     words.extend(&missing);
     apt(&words)?;
-    println!("setup: done");
+    eprintln!("setup: done");
     Ok(())
 }
