@@ -145,7 +145,7 @@ int linegate_steer(struct xdp_md *ctx)
 	struct config *config;
 	struct udphdr *udp;
 	__u32 zero = 0, type, queue = ctx->rx_queue_index;
-	__u16 len;
+	__u16 len, room; /* what the IP header leaves for UDP */
 	__u8 *message;
 
 	if ((void *)(eth + 1) > end)
@@ -165,6 +165,8 @@ int linegate_steer(struct xdp_md *ctx)
 			return count(V_FRAGMENT, XDP_PASS);
 		map_v4(&source, ip->saddr);
 		map_v4(&destination, ip->daddr);
+		room = bpf_ntohs(ip->tot_len);
+		room = room > sizeof(*ip) ? room - sizeof(*ip) : 0;
 		udp = (void *)(ip + 1);
 	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = (void *)(eth + 1);
@@ -189,6 +191,7 @@ int linegate_steer(struct xdp_md *ctx)
 		__builtin_memcpy(&source, &ip->saddr, sizeof(source));
 		__builtin_memset(&source.bytes[8], 0, 8); /* a /64 is one source */
 		__builtin_memcpy(&destination, &ip->daddr, sizeof(destination));
+		room = bpf_ntohs(ip->payload_len);
 		udp = (void *)(ip + 1);
 	} else if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD)) {
 		return count(V_VLAN, XDP_PASS);
@@ -204,7 +207,7 @@ int linegate_steer(struct xdp_md *ctx)
 	if (!config->any_address && !bpf_map_lookup_elem(&ADDRESSES, &destination))
 		return count(V_OTHER_ADDRESS, XDP_PASS);
 	len = bpf_ntohs(udp->len);
-	if (len < sizeof(*udp) || (void *)udp + len > end)
+	if (len < sizeof(*udp) || len > room || (void *)udp + len > end)
 		return count(V_TRUNCATED, XDP_PASS);
 	len -= sizeof(*udp);
 

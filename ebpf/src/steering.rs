@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::xdp::{XdpLinkId, XdpMode};
+use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 
@@ -120,7 +121,8 @@ pub type ProbeError = LoadError;
 pub struct Steering {
     ebpf: Ebpf,
     config: RawConfig,
-    link: Option<XdpLinkId>,
+    /// Dropping it detaches the program; the kernel drops it with the process.
+    link: Option<FdLink>,
     addresses: Vec<[u8; 16]>,
 }
 
@@ -202,17 +204,20 @@ impl Steering {
                 _ => LoadError::Refused { interface, mode, reason },
             }
         })?;
+        // On kernels without links for XDP, aya attaches by netlink, which would outlive us: refused.
+        let link = program(&mut self.ebpf)?.take_link(link).map_err(|error| LoadError::Load(chain(&error)))?;
+        let link = FdLink::try_from(link).map_err(|_| LoadError::Refused {
+            interface: interface.to_owned(),
+            mode,
+            reason: "this kernel has no BPF links for XDP (Linux 5.9 has)".to_owned(),
+        })?;
         self.link = Some(link);
         Ok(mode)
     }
 
     /// Takes the program off its interface.
     pub fn detach(&mut self) {
-        if let (Some(link), Ok(program)) = (self.link.take(), program(&mut self.ebpf))
-            && let Err(error) = program.detach(link)
-        {
-            tracing::warn!(%error, "the XDP program could not be detached");
-        }
+        self.link = None;
     }
 
     /// Gives a queue's packets to this AF_XDP socket.
@@ -255,16 +260,30 @@ impl Steering {
                 IpAddr::V6(ip) => ip.octets(),
             })
             .collect();
-        let gone: Vec<_> = self.addresses.iter().filter(|old| !wanted.contains(old)).copied().collect();
+        let before = std::mem::take(&mut self.addresses);
+        let mut present = before.clone();
+        let result = self.write_addresses(&wanted, &before, &mut present);
+        // Also after a failure half way, the book says what is in the map.
+        self.addresses = present;
+        result
+    }
+
+    fn write_addresses(
+        &mut self,
+        wanted: &[[u8; 16]],
+        before: &[[u8; 16]],
+        present: &mut Vec<[u8; 16]>,
+    ) -> Result<(), LoadError> {
         let mut map: HashMap<&mut MapData, [u8; 16], u8> =
             HashMap::try_from(self.map_mut("ADDRESSES")?).map_err(map_failed("ADDRESSES"))?;
-        for address in &wanted {
-            map.insert(address, 1, 0).map_err(map_failed("ADDRESSES"))?;
-        }
-        for address in &gone {
+        for address in before.iter().filter(|old| !wanted.contains(old)) {
             map.remove(address).map_err(map_failed("ADDRESSES"))?;
+            present.retain(|other| other != address);
         }
-        self.addresses = wanted;
+        for address in wanted.iter().filter(|new| !before.contains(new)) {
+            map.insert(address, 1, 0).map_err(map_failed("ADDRESSES"))?;
+            present.push(*address);
+        }
         Ok(())
     }
 

@@ -161,6 +161,7 @@ fn every_kind_of_frame_meets_its_verdict() {
         ("IPv6 hop-by-hop", changed(v6(&transport(LIVE, 48)), 20, 0), Verdict::Ipv6Extension, PASS),
         ("IPv6 ICMP", changed(v6(&transport(LIVE, 48)), 20, 58), Verdict::NotUdp, PASS),
         ("UDP length beyond the frame", changed(live(), 39, 200), Verdict::Truncated, PASS),
+        ("UDP length beyond the IP packet", changed(live(), 17, 60), Verdict::Truncated, PASS),
         ("UDP length below its header", changed(live(), 39, 7), Verdict::Truncated, PASS),
     ];
     for (name, frame, verdict, action) in cases {

@@ -12,8 +12,8 @@ use crate::settings::{AllowedIpChange, PeerUpdate, Update};
 
 /// Bytes of a line at most: keys of 64 digits are the longest values.
 pub const LINE_BYTES_MAX: usize = 256;
-/// Bytes of a request at most: room for 65,536 peers with half a KiB each.
-pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a request at most: room for 100,000 peers with more than half a KiB each.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A request, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
