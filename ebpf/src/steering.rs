@@ -253,13 +253,16 @@ impl Steering {
     /// # Errors
     /// [`LoadError::Map`].
     pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), LoadError> {
-        let wanted: Vec<[u8; 16]> = addresses
+        let mut wanted: Vec<[u8; 16]> = addresses
             .iter()
             .map(|address| match address {
                 IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
                 IpAddr::V6(ip) => ip.octets(),
             })
             .collect();
+        // One address may stand on an interface with two prefix lengths.
+        wanted.sort_unstable();
+        wanted.dedup();
         let before = std::mem::take(&mut self.addresses);
         let mut present = before.clone();
         let result = self.write_addresses(&wanted, &before, &mut present);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use xtask::netns::{Daemon, Link, Namespace};
 use xtask::{peers, shell};
 
-use crate::setup;
+use crate::{interrupt, setup};
 
 const HUB_PORT: u16 = 51820;
 const TRANSFER_SECONDS: &str = "4";
@@ -37,18 +37,20 @@ pub(crate) fn run(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn linegate() -> PathBuf {
+/// The release build.
+pub(crate) fn linegate() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
     root.join("target/release/linegate")
 }
 
-struct Keys {
-    private: String,
-    public: String,
+/// A key pair.
+pub(crate) struct Keys {
+    pub(crate) private: String,
+    pub(crate) public: String,
 }
 
 impl Keys {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let private = shell::output(Command::new("wg").arg("genkey"))?.trim().to_owned();
         let echo = format!("echo {private} | wg pubkey");
         let public = shell::output(Command::new("sh").args(["-c", &echo]))?.trim().to_owned();
@@ -147,7 +149,8 @@ fn round_in(io: &str, scratch: &Path) -> anyhow::Result<Value> {
     Ok(json!({ "io": io, "results": rows, "failed": failed, "status": status, "hub_log": hub_daemon.log() }))
 }
 
-fn await_socket(interface: &str, daemon: &Daemon) -> anyhow::Result<()> {
+/// Waits until a daemon can be configured.
+pub(crate) fn await_socket(interface: &str, daemon: &Daemon) -> anyhow::Result<()> {
     let socket = PathBuf::from(format!("/var/run/wireguard/{interface}.sock"));
     ensure!(shell::wait_for(10, || socket.exists()), "{interface} did not start:\n{}", daemon.log());
     Ok(())
@@ -215,7 +218,14 @@ fn ping_result(text: String) -> String {
     format!("{} (min/avg/max/mdev {times})", line.split(", ").take(3).collect::<Vec<_>>().join(", "))
 }
 
-fn iperf(server: &Namespace, client: &Namespace, to: &str, options: &[&str], scratch: &Path) -> anyhow::Result<String> {
+/// What iperf3 says of one transfer.
+pub(crate) fn iperf_report(
+    server: &Namespace,
+    client: &Namespace,
+    to: &str,
+    options: &[&str],
+    scratch: &Path,
+) -> anyhow::Result<Value> {
     let mut serve = server.command("iperf3");
     serve.args(["-s", "-1"]);
     let _server = server.spawn(&mut serve, &scratch.join("iperf.log"))?;
@@ -225,7 +235,11 @@ fn iperf(server: &Namespace, client: &Namespace, to: &str, options: &[&str], scr
     );
     let mut command = client.command("timeout");
     command.args(["30", "iperf3", "-J", "-t", TRANSFER_SECONDS, "-c", to]).args(options);
-    let report: Value = serde_json::from_str(&shell::output(&mut command)?)?;
+    Ok(serde_json::from_str(&shell::output(&mut command)?)?)
+}
+
+fn iperf(server: &Namespace, client: &Namespace, to: &str, options: &[&str], scratch: &Path) -> anyhow::Result<String> {
+    let report = iperf_report(server, client, to, options, scratch)?;
     let end = &report["end"];
     if options.contains(&"-u") {
         let sum = &end["sum"];
@@ -290,29 +304,4 @@ fn table(rounds: &[Value]) -> Table {
         }
     }
     table
-}
-
-/// Ctrl-C: the flag is looked at between steps, and the guards clean up on the way out.
-mod interrupt {
-    #![expect(unsafe_code, reason = "signal(2) has no safe wrapper among this crate's few dependencies")]
-
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    static STOPPED: AtomicBool = AtomicBool::new(false);
-
-    extern "C" fn note(_: libc::c_int) {
-        STOPPED.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn catch() {
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
-            unsafe { libc::signal(signal, note as *const () as libc::sighandler_t) };
-        }
-    }
-
-    pub(super) fn check() -> anyhow::Result<()> {
-        anyhow::ensure!(!STOPPED.load(Ordering::Relaxed), "interrupted; everything was taken away again");
-        Ok(())
-    }
 }

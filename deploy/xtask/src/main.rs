@@ -1,7 +1,9 @@
 //! `cargo xtask`: what a developer and a first-time user run.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to its user")]
 
+mod compare;
 mod demo;
+mod interrupt;
 mod setup;
 
 use std::process::{Command, ExitCode};
@@ -24,6 +26,18 @@ enum Task {
     Peers,
     /// Set up, then run every check: format, lints, tests, documentation.
     Test,
+    /// Measure linegate against stock peers, both ends the same implementation, in one run.
+    Compare {
+        /// Transfers of two seconds instead of four.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds, of which the medians are shown.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Print everything as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Set up, build, and run a hub with two branch sites in network namespaces.
     Demo {
         /// Print the results as JSON.
@@ -37,6 +51,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Peers => peers::install(),
         Task::Test => test(),
+        Task::Compare { quick, rounds, json } => compare::run(rounds, quick, json),
         Task::Demo { json } => demo::run(json),
     };
     match result {
