@@ -15,6 +15,7 @@ use crossbeam::channel;
 use linegate_dataplane::clock::Clock;
 use linegate_dataplane::command::Reporter;
 use linegate_dataplane::limits::REPORT_QUEUE_MAX;
+use linegate_wire::constants::MTU_DEFAULT;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,9 +35,6 @@ use crate::{logging, privileges};
 
 /// Where `wg` looks for userspace implementations.
 const UAPI_DIRECTORY: &str = "/var/run/wireguard";
-
-/// The tunnel's MTU unless set: 1500 less the overhead over IPv6.
-const MTU_DEFAULT: u16 = 1420;
 
 /// Requests from `wg` that may wait for their turn.
 const REQUESTS_MAX: usize = 16;
@@ -341,6 +339,9 @@ impl Daemon {
         if self.tunnel_up && !up {
             tracing::info!("the tunnel went down: session keys are wiped");
             self.gateway.clear_sessions(Clock.both());
+        }
+        if !self.tunnel_up && up {
+            self.gateway.start_keepalives(Clock.both());
         }
         self.tunnel_up = up;
     }

@@ -12,7 +12,7 @@ pub mod mirror;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,6 +43,9 @@ const UNDER_LOAD_HOLD: Duration = Duration::from_secs(1);
 
 /// How soon commands that did not fit a worker's queue are tried again.
 const COMMAND_RETRY: Duration = Duration::from_millis(1);
+
+/// How long after a peer became active its traffic is looked at again; far below the shortest timer.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the gateway does outside the workers.
 pub trait Outside {
@@ -76,6 +79,8 @@ pub struct Gateway<O> {
     private_key: Option<Zeroizing<[u8; 32]>>,
     under_load_until: Option<Instant>,
     counts: BTreeMap<&'static str, u64>,
+    /// Peers that became active, and when to look at them once more; in order of time.
+    looks: VecDeque<(Instant, PeerId)>,
     /// Handshake messages that leave once everything else of their turn is on its way.
     messages: Vec<(Vec<u8>, Endpoint)>,
 }
@@ -94,6 +99,7 @@ impl<O: Outside> Gateway<O> {
             private_key: None,
             under_load_until: None,
             counts: BTreeMap::new(),
+            looks: VecDeque::new(),
             messages: Vec::new(),
         }
     }
@@ -144,11 +150,18 @@ impl<O: Outside> Gateway<O> {
         self.drain_outputs(now);
     }
 
+    /// Starts persistent keepalives, as when the interface comes up.
+    pub fn start_keepalives(&mut self, now: Now) {
+        self.device.start_keepalives(now);
+        self.drain_outputs(now);
+    }
+
     /// When [`turn`](Self::turn) must run even if no worker reports anything; at once if commands wait.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let retry = (self.links.waiting() > 0).then(|| now + COMMAND_RETRY);
-        [self.device.poll_timeout(), self.under_load_until, retry].into_iter().flatten().min()
+        let look = self.looks.front().map(|(at, _)| *at);
+        [self.device.poll_timeout(), self.under_load_until, retry, look].into_iter().flatten().min()
     }
 
     /// One turn. See the module's description.
@@ -160,6 +173,7 @@ impl<O: Outside> Gateway<O> {
             let Ok(report) = self.reports.try_recv() else { break };
             self.take_report(report, now, &mut outcome);
         }
+        self.look_again(now);
         for peer in self.device.due_peers(now.mono) {
             self.observe(peer, now);
         }
@@ -175,7 +189,10 @@ impl<O: Outside> Gateway<O> {
             Report::HandshakeWanted { peer } => self.device.request_handshake(peer, now, &mut self.rng),
             Report::Confirmed { peer, local } => self.device.confirm_keypair(peer, local, now),
             Report::Roamed { peer, endpoint } => self.device.set_endpoint(peer, Some(endpoint)),
-            Report::Active { peer } => self.observe(peer, now),
+            Report::Active { peer } => {
+                self.observe(peer, now);
+                self.looks.push_back((now.mono + LOOK_AGAIN_AFTER, peer));
+            }
             Report::Stopped { worker, reason } => outcome.stopped.push((worker, reason)),
         }
     }
@@ -208,11 +225,21 @@ impl<O: Outside> Gateway<O> {
         }
     }
 
-    /// Shows the protocol when the workers moved what. The next packet after this reports again, so a peer with
-    /// traffic costs one report for each time its timers are due, and an idle one nothing.
+    /// Looks once more at peers that became active a while ago. Their next packet reports again, so a peer with traffic
+    /// costs one report in that time, and an idle one nothing. The mark is cleared before the look: a packet in between
+    /// is either seen or reported.
+    fn look_again(&mut self, now: Now) {
+        while let Some((_, peer)) = self.looks.pop_front_if(|(at, _)| *at <= now.mono) {
+            if let Some(mirror) = self.mirror.get(peer) {
+                mirror.state.watched.store(false, Ordering::Relaxed);
+            }
+            self.observe(peer, now);
+        }
+    }
+
+    /// Shows the protocol when the workers moved what.
     fn observe(&mut self, peer: PeerId, now: Now) {
         let Some(mirror) = self.mirror.get(peer) else { return };
-        mirror.state.watched.store(false, Ordering::Relaxed);
         let times = &mirror.state.activity;
         let activity = Activity {
             first_unanswered_data_sent: times.first_unanswered_data_sent.get(),
