@@ -2,6 +2,7 @@
 //! one document to keep as a raw result.
 
 mod aead;
+mod udp;
 mod x25519;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +18,8 @@ struct Arguments {
 enum Command {
     /// Batch AEAD against ring, per size, batch and direction.
     Aead(aead::Arguments),
+    /// Send or receive numbered UDP datagrams, through a tunnel for example.
+    Udp(udp::Arguments),
     /// X25519 in four libraries.
     X25519,
 }
@@ -24,6 +27,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
+        Command::Udp(arguments) => udp::run(&arguments),
         Command::X25519 => x25519::run(),
     }
 }

@@ -84,6 +84,25 @@ impl AllowedIps {
     }
 }
 
+/// The answer to the last look-up of a batch: packets come in trains of one flow, which ask the same again and again.
+#[derive(Debug, Default)]
+pub struct LastLookup(Option<(IpAddr, Option<PeerId>)>);
+
+impl LastLookup {
+    /// As [`AllowedIps::lookup`]. The routes must be the same from call to call.
+    #[inline]
+    pub fn lookup(&mut self, routes: &AllowedIps, address: IpAddr) -> Option<PeerId> {
+        match self.0 {
+            Some((last, peer)) if last == address => peer,
+            _ => {
+                let peer = routes.lookup(address);
+                self.0 = Some((address, peer));
+                peer
+            }
+        }
+    }
+}
+
 enum Octets {
     V4([u8; 4]),
     V6([u8; 16]),

@@ -9,6 +9,7 @@
 //!
 //! Every datagram either reaches the end or is counted under one reason.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,12 +17,12 @@ use arrayvec::ArrayVec;
 use linegate_aead::{Aead, Packet, Verdict};
 use linegate_wire::constants::{KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_TIMEOUT};
 use linegate_wire::ecn::{self, Ecn};
-use linegate_wire::ids::ReceiverIndex;
+use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::ip::IpPacket;
 use linegate_wire::messages::{Message, TAG_BYTES, TRANSPORT_HEADER_BYTES};
 use linegate_wire::time::Instant;
 
-use crate::allowed_ips::AllowedIps;
+use crate::allowed_ips::{AllowedIps, LastLookup};
 use crate::batch::ReceiveBatch;
 use crate::command::{Report, Reporter};
 use crate::drop::DropReason;
@@ -148,7 +149,7 @@ pub(crate) fn note_authenticated(
     reporter: &Reporter,
     now: Instant,
     stats: &WorkerStats,
-    confirmed: &mut ArrayVec<linegate_wire::ids::PeerId, BATCH_MAX>,
+    confirmed: &mut ArrayVec<PeerId, BATCH_MAX>,
 ) {
     for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
@@ -197,6 +198,7 @@ pub(crate) fn unwrap(
     stats: &WorkerStats,
 ) -> ArrayVec<Region, BATCH_MAX> {
     let mut packets = ArrayVec::new();
+    let mut last = LastLookup::default();
     for opening in openings {
         let Some(plaintext) = opening.transport.plaintext() else { continue };
         if plaintext.len == 0 {
@@ -204,7 +206,7 @@ pub(crate) fn unwrap(
             continue;
         }
         let outer = batch.datagrams.get(opening.transport.source).map_or(0, |datagram| datagram.ecn);
-        match unwrap_one(arena.bytes_mut(plaintext), outer, opening.keypair, routes) {
+        match unwrap_one(arena.bytes_mut(plaintext), outer, opening.keypair, |address| last.lookup(routes, address)) {
             Ok(total_len) => {
                 let total_len = u32::try_from(total_len).unwrap_or(0);
                 packets.extend(plaintext.part(0, total_len));
@@ -216,9 +218,14 @@ pub(crate) fn unwrap(
     packets
 }
 
-fn unwrap_one(bytes: &mut [u8], outer: u8, keypair: &Keypair, routes: &AllowedIps) -> Result<usize, DropReason> {
+fn unwrap_one(
+    bytes: &mut [u8],
+    outer: u8,
+    keypair: &Keypair,
+    peer_of: impl FnOnce(IpAddr) -> Option<PeerId>,
+) -> Result<usize, DropReason> {
     let packet = IpPacket::parse(bytes).map_err(|_| DropReason::BadInnerPacket)?;
-    if routes.lookup(packet.source()) != Some(keypair.peer) {
+    if peer_of(packet.source()) != Some(keypair.peer) {
         return Err(DropReason::SourceNotAllowed);
     }
     let inner = packet.ecn();

@@ -5,6 +5,7 @@
 //! 3. [`seal`]: pad, write headers, seal all packets of all peers at once
 //! 4. the underlay transmits, in order
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +16,6 @@ use linegate_wire::ip::IpPacket;
 use linegate_wire::messages::{TAG_BYTES, TRANSPORT_HEADER_BYTES, write_transport_header};
 use linegate_wire::time::Instant;
 
-use crate::allowed_ips::AllowedIps;
 use crate::batch::TransmitBatch;
 use crate::command::Reporter;
 use crate::drop::DropReason;
@@ -44,12 +44,12 @@ pub(crate) enum Undeliverable {
     TooBig,
 }
 
-/// Finds the peer of a packet, by its destination.
+/// Finds the peer of a packet, by its destination: `peer_of` is the cryptokey routing.
 pub(crate) fn route(
     bytes: &[u8],
     packet: Region,
     mtu: u16,
-    routes: &AllowedIps,
+    peer_of: impl FnOnce(IpAddr) -> Option<PeerId>,
     peers: &Peers,
 ) -> Result<Outbound, (DropReason, Option<Undeliverable>)> {
     let parsed = IpPacket::parse(bytes).map_err(|_| (DropReason::BadOutboundPacket, None))?;
@@ -57,7 +57,7 @@ pub(crate) fn route(
         return Err((DropReason::OverMtu, Some(Undeliverable::TooBig)));
     }
     let unreachable = Some(Undeliverable::Unreachable);
-    let peer = routes.lookup(parsed.destination()).ok_or((DropReason::NoRoute, unreachable))?;
+    let peer = peer_of(parsed.destination()).ok_or((DropReason::NoRoute, unreachable))?;
     let known = peers.get(peer).ok_or((DropReason::NoRoute, unreachable))?;
     if known.state.endpoint().is_none() {
         return Err((DropReason::NoEndpoint, unreachable));

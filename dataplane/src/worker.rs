@@ -12,7 +12,7 @@ use linegate_aead::{Aead, Backend};
 use linegate_wire::ids::PeerId;
 use linegate_wire::time::Instant;
 
-use crate::allowed_ips::AllowedIps;
+use crate::allowed_ips::{AllowedIps, LastLookup};
 use crate::batch::{ReceiveBatch, SendBatch, TransmitBatch};
 use crate::clock::Clock;
 use crate::command::{Command, Commands, Report, Reporter, WorkerHandle};
@@ -215,10 +215,12 @@ impl Worker {
         let count = self.outbound.packets.len();
         if count > 0 {
             let mut routed = ArrayVec::<Outbound, BATCH_MAX>::new();
+            let mut last = LastLookup::default();
             for index in 0..count {
                 let Some(&packet) = self.outbound.packets.get(index) else { break };
                 let bytes = self.arena.bytes(packet);
-                match send::route(bytes, packet, self.config.mtu, &self.routes, &self.peers) {
+                let peer_of = |address| last.lookup(&self.routes, address);
+                match send::route(bytes, packet, self.config.mtu, peer_of, &self.peers) {
                     Ok(outbound) => drop(routed.try_push(outbound)),
                     Err((reason, answer)) => {
                         self.stats.dropped(reason);

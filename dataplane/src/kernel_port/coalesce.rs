@@ -39,6 +39,18 @@ pub(crate) struct Flow {
     closed: bool,
 }
 
+/// A packet that may be joined with others: everything about it that joining asks for, its checksums verified.
+#[derive(Debug)]
+struct Candidate<'a> {
+    layout: Layout,
+    headers: &'a [u8],
+    payload: Region,
+    /// TCP: the sequence number that follows it.
+    next_sequence: u32,
+    /// TCP: it has the push flag, so it is the last of its super-packet.
+    pushed: bool,
+}
+
 /// The flows that are being joined, oldest first.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
@@ -69,21 +81,17 @@ impl Coalescer {
         };
         let place = self.flows.iter().position(|flow| flow.is_of(&layout, bytes));
         let candidate = self.candidate(&layout, bytes, packet);
-        match (place, candidate) {
-            (Some(place), Some(new)) => {
-                let joined = self.flows.get_mut(place).is_some_and(|flow| flow.join(&new));
-                if !joined {
-                    writer.joined(&mut self.flows.remove(place));
-                    self.open(new, writer);
-                }
-            }
-            (None, Some(new)) => self.open(new, writer),
-            (place, None) => {
-                if let Some(place) = place {
-                    writer.joined(&mut self.flows.remove(place));
-                }
-                writer.plain(packet);
-            }
+        if let (Some(flow), Some(new)) = (place.and_then(|place| self.flows.get_mut(place)), &candidate)
+            && flow.join(new)
+        {
+            return;
+        }
+        if let Some(place) = place {
+            writer.joined(&mut self.flows.remove(place));
+        }
+        match candidate {
+            Some(new) => self.open(&new, writer),
+            None => writer.plain(packet),
         }
     }
 
@@ -94,28 +102,36 @@ impl Coalescer {
         }
     }
 
-    fn open(&mut self, new: Flow, writer: &mut impl Writer) {
+    fn open(&mut self, new: &Candidate<'_>, writer: &mut impl Writer) {
         if self.flows.is_full() {
             writer.joined(&mut self.flows.remove(0));
         }
-        self.flows.push(new);
+        self.flows.push(Flow {
+            layout: new.layout,
+            headers: new.headers.iter().copied().collect(),
+            parts: ArrayVec::from_iter([new.payload]),
+            payload_len: new.payload_len(),
+            segment_len: new.payload_len(),
+            next_sequence: new.next_sequence,
+            closed: new.pushed,
+        });
     }
 
-    /// The packet as the first of a flow, if it may be joined with others at all.
-    fn candidate(&self, layout: &Layout, bytes: &[u8], packet: Region) -> Option<Flow> {
+    /// The packet, if it may be joined with others at all.
+    fn candidate<'a>(&self, layout: &Layout, bytes: &'a [u8], packet: Region) -> Option<Candidate<'a>> {
         let Layout { headers_len, ip_len, total_len, is_v6, .. } = *layout;
         let payload_len = total_len - headers_len;
         let options = !is_v6 && ip_len != 20;
         if payload_len == 0 || options || bytes.len() != total_len {
             return None;
         }
-        let (mut next_sequence, mut closed) = (0, false);
+        let (mut next_sequence, mut pushed) = (0, false);
         if layout.protocol == TCP {
             let flags = *bytes.get(ip_len + 13)?;
             if flags & !PSH != ACK {
                 return None;
             }
-            closed = flags & PSH != 0;
+            pushed = flags & PSH != 0;
             next_sequence = long(bytes, ip_len + 4)?.wrapping_add(u32::try_from(payload_len).ok()?);
         } else {
             let whole = usize::from(word(bytes, ip_len + 4)?) == UDP_HEADER_BYTES + payload_len;
@@ -130,10 +146,15 @@ impl Coalescer {
         if layout.pseudo(total_len - ip_len).bytes(bytes.get(ip_len..)?).checksum() != 0 {
             return None;
         }
-        let headers = ArrayVec::try_from(bytes.get(..headers_len)?).ok()?;
-        let part = packet.part(u32::try_from(headers_len).ok()?, u32::try_from(payload_len).ok()?)?;
-        let parts = ArrayVec::from_iter([part]);
-        Some(Flow { layout: *layout, headers, parts, payload_len, segment_len: payload_len, next_sequence, closed })
+        let headers = bytes.get(..headers_len).filter(|headers| headers.len() <= HEADERS_MAX_BYTES)?;
+        let payload = packet.part(u32::try_from(headers_len).ok()?, u32::try_from(payload_len).ok()?)?;
+        Some(Candidate { layout: *layout, headers, payload, next_sequence, pushed })
+    }
+}
+
+impl Candidate<'_> {
+    fn payload_len(&self) -> usize {
+        self.payload.len as usize
     }
 }
 
@@ -147,8 +168,8 @@ impl Flow {
     }
 
     /// Appends a packet if cutting the whole again gives the same packets.
-    fn join(&mut self, new: &Self) -> bool {
-        let len = new.payload_len;
+    fn join(&mut self, new: &Candidate<'_>) -> bool {
+        let len = new.payload_len();
         let fits = !self.closed
             && !self.parts.is_full()
             && len <= self.segment_len
@@ -157,13 +178,12 @@ impl Flow {
         if !fits {
             return false;
         }
-        let Some(&part) = new.parts.first() else { return false };
-        self.parts.push(part);
+        self.parts.push(new.payload);
         self.payload_len += len;
         self.next_sequence = new.next_sequence;
         // A short one, or one that is pushed, is the last.
-        self.closed = new.closed || len < self.segment_len;
-        if self.layout.protocol == TCP && new.closed {
+        self.closed = new.pushed || len < self.segment_len;
+        if self.layout.protocol == TCP && new.pushed {
             let at = self.layout.ip_len + 13;
             if let Some(flags) = self.headers.get_mut(at) {
                 *flags |= PSH;
@@ -173,8 +193,8 @@ impl Flow {
     }
 
     /// Whether all that cutting copies, or counts up, is as it would be.
-    fn same_headers(&self, new: &Self) -> bool {
-        let (ours, theirs) = (self.headers.as_slice(), new.headers.as_slice());
+    fn same_headers(&self, new: &Candidate<'_>) -> bool {
+        let (ours, theirs) = (self.headers.as_slice(), new.headers);
         let same = |from: usize, to: usize| ours.get(from..to).is_some() && ours.get(from..to) == theirs.get(from..to);
         if ours.len() != theirs.len() {
             return false;

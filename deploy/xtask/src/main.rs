@@ -6,6 +6,7 @@ mod demo;
 mod interrupt;
 mod setup;
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,9 @@ enum Task {
         /// Print everything as JSON.
         #[arg(long)]
         json: bool,
+        /// Keep the raw figures in this file too.
+        #[arg(long)]
+        save: Option<PathBuf>,
     },
     /// Set up, build, and run a hub with two branch sites in network namespaces.
     Demo {
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Peers => peers::install(),
         Task::Test => test(),
-        Task::Compare { quick, rounds, json } => compare::run(rounds, quick, json),
+        Task::Compare { quick, rounds, json, save } => compare::run(rounds, quick, json, save.as_deref()),
         Task::Demo { json } => demo::run(json),
     };
     match result {
