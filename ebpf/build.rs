@@ -1,18 +1,24 @@
-//! Compiles the BPF program by clang. An object is built, so that the crate needs no clang where it runs.
+//! Compiles the BPF programs by clang. Objects are built, so that the crate needs no clang where it runs.
 #![expect(clippy::panic, reason = "this is how a build script speaks")]
 
 use std::path::PathBuf;
 use std::process::Command;
 
-const ADVICE: &str = "linegate's BPF program is compiled by clang with libbpf's headers: run `cargo xtask setup`, or \
+const ADVICE: &str = "linegate's BPF programs are compiled by clang with libbpf's headers: run `cargo xtask setup`, or \
                       install them (Debian: clang libbpf-dev; Fedora: clang libbpf-devel; Arch: clang libbpf)";
 
 fn main() {
-    let source = "bpf/steer.bpf.c";
+    for name in ["steer", "port"] {
+        compile(name);
+    }
+}
+
+fn compile(name: &str) {
+    let source = format!("bpf/{name}.bpf.c");
     println!("cargo::rerun-if-changed={source}");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("steer.bpf.o");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join(format!("{name}.bpf.o"));
     let mut clang = Command::new("clang");
-    clang.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", source, "-o"]).arg(&out);
+    clang.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", &source, "-o"]).arg(&out);
     // Debian keeps asm/ in a folder of the architecture's name, which clang does not look into for this target.
     let triple = Command::new("clang")
         .arg("-print-multiarch")

@@ -4,6 +4,7 @@
 //! `--segments 1` sends and receives datagram by datagram, a system call each, as most programs do. With more, the sender
 //! uses `UDP_SEGMENT` and the receiver `UDP_GRO`, as QUIC servers and media relays do.
 #![expect(clippy::print_stdout, reason = "the result is what the command is for")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};

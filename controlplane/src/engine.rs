@@ -8,6 +8,7 @@
 mod error;
 mod host;
 pub mod plan;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,8 +21,6 @@ use crossbeam::channel::TrySendError;
 use linegate_aead::Backend;
 use linegate_dataplane::command::{Command, Reporter, WorkerHandle};
 use linegate_dataplane::drop::DropReason;
-use linegate_dataplane::kernel_port::KernelPort;
-use linegate_dataplane::kernel_port::tun::{TunDevice, TunPort, TunQueue};
 use linegate_dataplane::memory::Arena;
 use linegate_dataplane::stats::WorkerStats;
 use linegate_dataplane::underlay::Underlay;
@@ -34,6 +33,7 @@ use linegate_ebpf::{AttachMode, ModeChoice, Steering, SteeringConfig};
 pub use self::error::EngineError;
 pub use self::host::Host;
 use self::plan::{Nic, NicQueue, Plan};
+use self::tunnel::Tunnel;
 use crate::config::{CopyChoice as CopySetting, Settings, TransmitChoice as TransmitSetting, XdpMode};
 use crate::netlink::Netlink;
 use crate::status::{WorkerStatus, XdpStatus};
@@ -56,12 +56,6 @@ struct Program {
 /// The programs, shared by the engine (sockets) and the gateway (indices), which run in one thread.
 type Programs = std::rc::Rc<std::cell::RefCell<Vec<Program>>>;
 
-/// The tunnel interface: the device and a descriptor of each of its queues, so that other workers may follow the first.
-struct TunnelDevice {
-    device: TunDevice,
-    queues: Vec<TunQueue>,
-}
-
 struct Running {
     handle: WorkerHandle,
     thread: Option<JoinHandle<()>>,
@@ -73,7 +67,7 @@ struct Running {
 pub struct Engine {
     workers: Vec<Running>,
     programs: Programs,
-    tunnel: TunnelDevice,
+    tunnel: Tunnel,
     sockets: Vec<UdpSockets>,
     port: u16,
     fwmark: u32,
@@ -126,8 +120,7 @@ async fn start_as(
 ) -> Result<(Engine, Vec<WorkerHandle>, Host), EngineError> {
     let count = plan.workers.len();
     let (group, port) = bind_group(&UdpConfig { port: start.port, fwmark: start.fwmark, workers: count })?;
-    let (device, queues) = TunDevice::create(start.interface, count, start.mtu)?;
-    let tunnel = TunnelDevice { device, queues };
+    let tunnel = Tunnel::create(&plan.kernel_port.chosen, start.interface, count, start.mtu, netlink).await?;
     let mut engine = Engine {
         workers: Vec::new(),
         programs: Programs::default(),
@@ -212,7 +205,7 @@ impl Engine {
     /// The index of the tunnel interface.
     #[must_use]
     pub fn tunnel_ifindex(&self) -> u32 {
-        self.tunnel.device.ifindex
+        self.tunnel.ifindex()
     }
 
     /// The plan that was carried out.
@@ -324,7 +317,7 @@ impl Engine {
         let xdp = queue.as_ref().map(|queue| self.xdp_config(queue));
         let bytes = Worker::arena_bytes()
             + UdpUnderlay::arena_bytes()
-            + TunPort::arena_bytes()
+            + self.tunnel.arena_bytes()
             + xdp.as_ref().map_or(0, XdpUnderlay::arena_bytes)
             + ARENA_SLACK_BYTES;
         let mut arena = Arena::new(bytes).map_err(fail)?;
@@ -340,7 +333,7 @@ impl Engine {
             }
             _ => (Box::new(udp), None),
         };
-        let kernel_port = self.tunnel.port(index, &mut arena).map_err(fail)?;
+        let kernel_port = self.tunnel.port(index, &mut arena)?;
         let status = WorkerStatus {
             index,
             core: self.core(index, nic_queue.is_some()),
@@ -417,14 +410,6 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop_workers();
-    }
-}
-
-impl TunnelDevice {
-    /// The queue of one worker.
-    fn port(&self, index: usize, arena: &mut Arena) -> io::Result<Box<dyn KernelPort>> {
-        let queue = self.queues.get(index).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
-        Ok(Box::new(TunPort::new(queue, arena)?))
     }
 }
 

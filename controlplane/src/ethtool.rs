@@ -7,6 +7,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
@@ -76,6 +78,22 @@ pub fn receive_offloads(interface: &str) -> io::Result<ReceiveOffloads> {
     let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
     ioctl(interface, &mut flags)?;
     Ok(ReceiveOffloads { gro: gro.data != 0, lro: flags.data & ETH_FLAG_LRO != 0 })
+}
+
+/// Has the host complete the checksums of what it sends through the interface.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn disable_transmit_checksums(interface: &str) -> io::Result<()> {
+    ioctl(interface, &mut Value { command: ETHTOOL_STXCSUM, data: 0 })
+}
+
+/// Has the host join received packets of one flow.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn enable_gro(interface: &str) -> io::Result<()> {
+    ioctl(interface, &mut Value { command: ETHTOOL_SGRO, data: 1 })
 }
 
 fn ioctl<T>(interface: &str, command: &mut T) -> io::Result<()> {

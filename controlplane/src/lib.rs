@@ -22,3 +22,4 @@ pub mod privileges;
 pub mod settings;
 pub mod status;
 pub mod uapi;
+pub mod veth_device;

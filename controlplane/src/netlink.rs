@@ -6,12 +6,16 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "netlink has many messages and attributes that say nothing to us")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::RawFd;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -153,6 +157,54 @@ impl Netlink {
     pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
         let answer = self.handle.link().get().match_index(index).execute().try_next().await;
         found(answer).map_err(|source| refused(format!("looking for interface {index}"), source))
+    }
+
+    /// Makes a veth pair, `name` here, without address resolution, and `peer` in the network namespace of a descriptor;
+    /// false if there is an interface of that name already.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`].
+    pub async fn add_hidden_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        queues: u32,
+        mtu: u32,
+        namespace: RawFd,
+    ) -> Result<bool, NetlinkError> {
+        let queues = [LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues)];
+        let mut hidden = LinkMessage::default();
+        hidden.attributes.extend([LinkAttribute::IfName(peer.to_owned()), LinkAttribute::NetNsFd(namespace)]);
+        hidden.attributes.extend(queues.clone());
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Noarp;
+        link.header.change_mask = LinkFlags::Noarp;
+        link.attributes.extend([
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(hidden))),
+            ]),
+        ]);
+        link.attributes.extend(queues);
+        match self.handle.link().add(link).execute().await {
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => Ok(false),
+            Err(source) => Err(refused(format!("making the veth pair of {name}"), source)),
+        }
+    }
+
+    /// Keeps the kernel from giving an interface a link-local address of its own accord: WireGuard's interfaces have none.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`].
+    pub async fn disable_link_local(&self, index: u32) -> Result<(), NetlinkError> {
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]));
+        let set = self.handle.link().change(message).execute().await;
+        set.map_err(|source| refused("disabling link-local addresses".into(), source))
     }
 
     /// Brings an interface up.

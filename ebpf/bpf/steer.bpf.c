@@ -40,6 +40,7 @@ enum verdict {
 	V_TRUNCATED,
 	V_NOT_IP,
 	V_NOT_UDP,
+	V_MULTI_BUFFER,
 	V_COUNT,
 };
 
@@ -136,8 +137,7 @@ static __always_inline int handshake(struct config *config, struct address *sour
 	return count(V_HANDSHAKE_PASSED, XDP_PASS);
 }
 
-SEC("xdp")
-int linegate_steer(struct xdp_md *ctx)
+static __always_inline int steer(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
@@ -241,6 +241,24 @@ int linegate_steer(struct xdp_md *ctx)
 	default:
 		return count(V_MALFORMED, XDP_DROP);
 	}
+}
+
+SEC("xdp")
+int linegate_steer(struct xdp_md *ctx)
+{
+	return steer(ctx);
+}
+
+/*
+ * For interfaces whose MTU exceeds what one buffer holds: the driver asks for a program that knows of further buffers.
+ * A frame in several of them does not fit a frame of ours either: the kernel serves it.
+ */
+SEC("xdp.frags")
+int linegate_steer_frags(struct xdp_md *ctx)
+{
+	if (bpf_xdp_get_buff_len(ctx) > (__u64)(ctx->data_end - ctx->data))
+		return count(V_MULTI_BUFFER, XDP_PASS);
+	return steer(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -5,49 +5,20 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::links::FdLink;
-use aya::programs::xdp::XdpMode;
-use aya::programs::{ProgramError, Xdp};
-use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 
+use crate::loader::{self, AttachMode, LoadError, ModeChoice, chain, map_failed};
 use crate::verdict::Verdict;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 const PROGRAM: &str = "linegate_steer";
+const FRAGS_PROGRAM: &str = "linegate_steer_frags";
 /// Set beside an index to tell index 0 from none; as in the program.
 const LIVE: u64 = 1 << 32;
 const SLOT_MASK: u32 = (1 << 20) - 1;
-
-/// How the program is to be attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModeChoice {
-    /// In the driver where it can, else generic.
-    Auto,
-    /// In the driver.
-    Native,
-    /// Behind the driver.
-    Generic,
-}
-
-/// How it is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttachMode {
-    /// In the driver.
-    Native,
-    /// Behind the driver.
-    Generic,
-}
-
-impl fmt::Display for AttachMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        })
-    }
-}
 
 /// What the program needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +27,7 @@ pub struct SteeringConfig {
     pub port: u16,
     /// Take any destination address for ours.
     pub any_address: bool,
-    /// Receive queues of the interface; more than 256 are not served.
+    /// Receive queues of the interface.
     pub queues: u32,
 }
 
@@ -71,51 +42,6 @@ struct RawConfig {
 
 // SAFETY: three plain words without padding.
 unsafe impl aya::Pod for RawConfig {}
-
-/// Why the program is not at work.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The process may not.
-    #[error("loading a BPF program needs CAP_BPF and CAP_NET_ADMIN ({0})")]
-    NotPermitted(String),
-    /// Another program is there.
-    #[error(
-        "{interface} has an XDP program already: detach it first (ip link show {interface}; ip link set {interface} xdp off)"
-    )]
-    Occupied {
-        /// The interface.
-        interface: String,
-    },
-    /// The driver does not take it.
-    #[error(
-        "{interface} takes no XDP program in {mode} mode: {reason} (a large MTU is one cause: veth takes up to about 3498)"
-    )]
-    Refused {
-        /// The interface.
-        interface: String,
-        /// The mode.
-        mode: AttachMode,
-        /// What the kernel said.
-        reason: String,
-    },
-    /// The object and this loader do not fit, which is a fault of the build.
-    #[error("the BPF object has no {0}")]
-    Missing(&'static str),
-    /// A map operation failed.
-    #[error("BPF map {map}: {reason}")]
-    Map {
-        /// The map.
-        map: &'static str,
-        /// What the kernel said.
-        reason: String,
-    },
-    /// Anything else.
-    #[error("loading the BPF program: {0}")]
-    Load(String),
-}
-
-/// Why an interface could not be asked.
-pub type ProbeError = LoadError;
 
 /// The program and its maps. See the crate's description.
 pub struct Steering {
@@ -132,37 +58,14 @@ impl fmt::Debug for Steering {
     }
 }
 
-fn map_failed(map: &'static str) -> impl Fn(MapError) -> LoadError {
-    move |error| LoadError::Map { map, reason: chain(&error) }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-fn is_permission(text: &str) -> bool {
-    text.contains("os error 1)") || text.contains("os error 13)")
-}
-
 impl Steering {
     /// Loads the program; it is not attached yet.
     ///
     /// # Errors
     /// [`LoadError`].
     pub fn load(config: &SteeringConfig) -> Result<Self, LoadError> {
-        let wrong = |text: String| {
-            if is_permission(&text) { LoadError::NotPermitted(text) } else { LoadError::Load(text) }
-        };
-        let mut ebpf = Ebpf::load(OBJECT).map_err(|error: EbpfError| wrong(chain(&error)))?;
-        let program: &mut Xdp = program(&mut ebpf)?;
-        program.load().map_err(|error| wrong(chain(&error)))?;
+        let mut ebpf = loader::load(OBJECT, config.queues)?;
+        loader::verify(&mut ebpf, PROGRAM)?;
         let config = RawConfig { port: config.port.into(), any_address: config.any_address.into(), under_load: 0 };
         let mut steering = Self { ebpf, config, link: None, addresses: Vec::new() };
         steering.write_config()?;
@@ -175,12 +78,12 @@ impl Steering {
     /// [`LoadError`].
     pub fn attach(&mut self, ifindex: u32, interface: &str, choice: ModeChoice) -> Result<AttachMode, LoadError> {
         let mode = match choice {
-            ModeChoice::Native => self.attach_as(ifindex, interface, AttachMode::Native)?,
-            ModeChoice::Generic => self.attach_as(ifindex, interface, AttachMode::Generic)?,
-            ModeChoice::Auto => match self.attach_as(ifindex, interface, AttachMode::Native) {
+            ModeChoice::Native => self.attach_native(ifindex, interface)?,
+            ModeChoice::Generic => self.attach_as(PROGRAM, ifindex, interface, AttachMode::Generic)?,
+            ModeChoice::Auto => match self.attach_native(ifindex, interface) {
                 Err(error @ LoadError::Refused { .. }) => {
                     tracing::warn!(%error, "generic mode instead, which is slower");
-                    self.attach_as(ifindex, interface, AttachMode::Generic)?
+                    self.attach_as(PROGRAM, ifindex, interface, AttachMode::Generic)?
                 }
                 other => other?,
             },
@@ -189,29 +92,28 @@ impl Steering {
         Ok(mode)
     }
 
-    fn attach_as(&mut self, ifindex: u32, interface: &str, mode: AttachMode) -> Result<AttachMode, LoadError> {
-        let flags = match mode {
-            AttachMode::Native => XdpMode::Driver,
-            AttachMode::Generic => XdpMode::Skb,
-        };
-        let link = program(&mut self.ebpf)?.attach_to_if_index(ifindex, flags).map_err(|error: ProgramError| {
-            let (interface, reason) = (interface.to_owned(), chain(&error));
-            match &reason {
-                text if is_permission(text) => LoadError::NotPermitted(reason),
-                text if text.contains("os error 16)") || text.contains("os error 17)") => {
-                    LoadError::Occupied { interface }
-                }
-                _ => LoadError::Refused { interface, mode, reason },
+    /// In the driver; with a large MTU it takes only the program that knows of frames in several buffers.
+    fn attach_native(&mut self, ifindex: u32, interface: &str) -> Result<AttachMode, LoadError> {
+        match self.attach_as(PROGRAM, ifindex, interface, AttachMode::Native) {
+            Err(refused @ LoadError::Refused { .. }) => {
+                // Older kernels know no such program: then the first refusal is the one that matters.
+                loader::verify(&mut self.ebpf, FRAGS_PROGRAM).map_err(|_| refused)?;
+                let mode = self.attach_as(FRAGS_PROGRAM, ifindex, interface, AttachMode::Native)?;
+                tracing::info!(interface, "frames beyond one buffer are served by the kernel's UDP socket");
+                Ok(mode)
             }
-        })?;
-        // On kernels without links for XDP, aya attaches by netlink, which would outlive us: refused.
-        let link = program(&mut self.ebpf)?.take_link(link).map_err(|error| LoadError::Load(chain(&error)))?;
-        let link = FdLink::try_from(link).map_err(|_| LoadError::Refused {
-            interface: interface.to_owned(),
-            mode,
-            reason: "this kernel has no BPF links for XDP (Linux 5.9 has)".to_owned(),
-        })?;
-        self.link = Some(link);
+            other => other,
+        }
+    }
+
+    fn attach_as(
+        &mut self,
+        name: &'static str,
+        ifindex: u32,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<AttachMode, LoadError> {
+        self.link = Some(loader::attach(&mut self.ebpf, name, ifindex, interface, mode)?);
         Ok(mode)
     }
 
@@ -225,9 +127,7 @@ impl Steering {
     /// # Errors
     /// [`LoadError::Map`].
     pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), LoadError> {
-        let mut map: XskMap<&mut MapData> =
-            XskMap::try_from(self.map_mut("SOCKETS")?).map_err(map_failed("SOCKETS"))?;
-        map.set(queue, Fd(socket), 0).map_err(map_failed("SOCKETS"))
+        loader::set_socket(&mut self.ebpf, queue, socket)
     }
 
     /// Changes our UDP port.
@@ -335,7 +235,7 @@ impl Steering {
     /// [`LoadError::Missing`].
     pub fn program_fd(&mut self) -> Result<RawFd, LoadError> {
         use std::os::fd::AsFd;
-        let program = program(&mut self.ebpf)?;
+        let program = loader::program(&mut self.ebpf, PROGRAM)?;
         let fd = program.fd().map_err(|error| LoadError::Load(chain(&error)))?;
         Ok(fd.as_fd().as_raw_fd())
     }
@@ -352,27 +252,14 @@ impl Steering {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
-    let program = ebpf.program_mut(PROGRAM).ok_or(LoadError::Missing(PROGRAM))?;
-    program.try_into().map_err(|_| LoadError::Missing(PROGRAM))
-}
-
-struct Fd(RawFd);
-
-impl AsRawFd for Fd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// Attaches the program for a moment, on no port of ours, to see in which mode the interface takes it.
 ///
 /// # Errors
-/// [`ProbeError`] if it takes it in none.
-pub fn probe(interface: &str) -> Result<AttachMode, ProbeError> {
+/// [`LoadError`] if it takes it in none.
+pub fn probe(interface: &str) -> Result<AttachMode, LoadError> {
     let mut steering = Steering::load(&SteeringConfig { port: 0, any_address: false, queues: 1 })?;
     let path = format!("/sys/class/net/{interface}/ifindex");
     let ifindex = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-    let ifindex = ifindex.ok_or_else(|| LoadError::Load(format!("{interface}: no such interface")))?;
+    let ifindex = ifindex.ok_or_else(|| LoadError::NoSuchInterface { interface: interface.to_owned() })?;
     steering.attach(ifindex, interface, ModeChoice::Auto)
 }

@@ -51,4 +51,6 @@ verdicts! {
     NotIp = "not_ip",
     /// Not UDP: passed.
     NotUdp = "not_udp",
+    /// Longer than one buffer of the driver: passed.
+    MultiBuffer = "multi_buffer",
 }

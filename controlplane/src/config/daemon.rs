@@ -47,6 +47,8 @@ pub enum KernelPortChoice {
     Auto,
     /// A TUN device.
     Tun,
+    /// A veth pair, with AF_XDP sockets on its hidden end.
+    Veth,
 }
 
 /// Where the XDP program runs.
@@ -285,7 +287,10 @@ pub fn example() -> String {
             "The NIC or NICs for AF_XDP, e.g. \"eth0\" or [\"eth0\", \"eth1\"]; none: that of the default route.",
             "underlay = []",
         ),
-        ("The way to the host's network stack: auto or tun.", "kernel_port = \"auto\""),
+        (
+            "The way to the host's network stack: auto (tun), tun or veth (AF_XDP on a hidden veth end).",
+            "kernel_port = \"auto\"",
+        ),
         ("Worker threads: \"auto\", or a number from 1.", "workers = \"auto\""),
         ("The cores the workers are bound to, in order, e.g. [2, 3]; none: not bound.", "cores = []"),
         ("Microseconds that a worker without work looks on before it sleeps; 0 sleeps at once.", &spin),

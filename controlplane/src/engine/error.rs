@@ -9,6 +9,7 @@ use linegate_ebpf::LoadError;
 
 use super::plan::PlanError;
 use crate::netlink::NetlinkError;
+use crate::veth_device::VethError;
 
 /// Why the gateway could not be put together. Whatever had been made was undone.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum EngineError {
     /// The tunnel interface.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The tunnel interface on a veth pair.
+    #[error(transparent)]
+    Veth(#[from] VethError),
     /// The XDP program.
     #[error("the XDP program on {nic}: {source}")]
     Program {
@@ -63,7 +67,12 @@ impl EngineError {
         match self {
             Self::Udp(error) => error.errno(),
             Self::Worker { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::Plan(_) | Self::Tun(_) | Self::Program { .. } | Self::Socket { .. } | Self::Netlink(_) => libc::EIO,
+            Self::Plan(_)
+            | Self::Tun(_)
+            | Self::Veth(_)
+            | Self::Program { .. }
+            | Self::Socket { .. }
+            | Self::Netlink(_) => libc::EIO,
         }
     }
 }

@@ -220,6 +220,7 @@ fn kernel_port(settings: &Settings) -> Choice {
     match settings.kernel_port {
         KernelPortChoice::Auto => choice("auto", "tun", "super-packets both ways are the fastest kernel port"),
         KernelPortChoice::Tun => choice("tun", "tun", "asked for"),
+        KernelPortChoice::Veth => choice("veth", "veth", "asked for"),
     }
 }
 

@@ -4,6 +4,7 @@ mod coalesce;
 mod segment;
 mod transport;
 pub mod tun;
+pub mod veth;
 mod virtio;
 
 use std::os::fd::RawFd;

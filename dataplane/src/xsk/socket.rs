@@ -16,6 +16,10 @@ const RING_SIZE: u32 = 2048;
 const BIND_TRIES: u32 = 50;
 const BIND_WAIT_MS: libc::c_int = 20;
 
+/// `XDP_MAX_TX_SKB_BUDGET` (Linux 6.17): packets that one call sends in copy mode, 32 unless told.
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+const TRANSMIT_BUDGET: u32 = 256;
+
 /// Zero-copy or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyChoice {
@@ -141,6 +145,8 @@ impl XskSocket {
         ] {
             set_option(raw, option, &RING_SIZE).map_err(failed(call))?;
         }
+        // Older kernels do not know it, and take a few more calls.
+        let _ = set_option(raw, XDP_MAX_TX_SKB_BUDGET, &TRANSMIT_BUDGET);
         // SAFETY: all-zero is a valid value of this plain C structure.
         let mut offsets = unsafe { zeroed::<libc::xdp_mmap_offsets>() };
         get_option(raw, libc::XDP_MMAP_OFFSETS, &mut offsets).map_err(failed("XDP_MMAP_OFFSETS"))?;
@@ -206,18 +212,6 @@ impl XskSocket {
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.zero_copy
-    }
-
-    /// The frames' book, for tests and status.
-    #[must_use]
-    pub fn frames(&self) -> &Frames {
-        &self.frames
-    }
-
-    /// Descriptors from the kernel that were not believed.
-    #[must_use]
-    pub fn bad_descriptors(&self) -> u64 {
-        self.bad_descriptors
     }
 
     /// The next received frame; it is held until [`release`](Self::release).
