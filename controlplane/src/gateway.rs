@@ -27,9 +27,9 @@ use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
 use rand::rngs::StdRng;
-use zeroize::Zeroizing;
 
 use crate::links::Links;
+use crate::settings::Secret;
 use mirror::Mirror;
 
 /// Reports handled in one turn, so that timers and settings are never far away.
@@ -76,7 +76,7 @@ pub struct Gateway<O> {
     links: Links,
     reports: Receiver<Report>,
     outside: O,
-    private_key: Option<Zeroizing<[u8; 32]>>,
+    private_key: Option<Secret>,
     under_load_until: Option<Instant>,
     counts: BTreeMap<&'static str, u64>,
     /// Peers that became active, and when to look at them once more; in order of time.

@@ -1,37 +1,52 @@
 //! Keys, each with a type of its own, wiped where they are secret.
 
 use std::fmt;
+use std::sync::Arc;
 
-use x25519_dalek::StaticSecret;
+use aws_lc_rs::agreement::{self, UnparsedPublicKey, X25519};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// An X25519 private key.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; 32]);
+/// An X25519 private key. Making one costs the multiplication that its public key needs; copies share it.
+#[derive(Clone)]
+pub struct PrivateKey {
+    bytes: Zeroizing<[u8; 32]>,
+    /// The library wipes its copy when the last of us goes.
+    key: Arc<agreement::PrivateKey>,
+}
 
 impl PrivateKey {
     /// From its bytes; they are clamped where they are used.
     #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    #[expect(clippy::expect_used, reason = "any 32 bytes are a key of this curve")]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        let key = agreement::PrivateKey::from_private_key(&X25519, &bytes).expect("32 bytes are a private key");
+        Self { bytes: Zeroizing::new(bytes), key: Arc::new(key) }
     }
 
     /// Its bytes.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.bytes
     }
 
     /// The public key that belongs to it.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "every private key of this curve has a public one of 32 bytes")]
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(self.0)).to_bytes())
+        let public = self.key.compute_public_key().expect("a private key has a public one");
+        PublicKey(public.as_ref().try_into().expect("a public key has 32 bytes"))
     }
 
     /// The shared secret with another key; nothing if that key is a low-order point, which would make it known to all.
     pub(crate) fn shared_secret(&self, with: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
-        let shared = StaticSecret::from(self.0).diffie_hellman(&x25519_dalek::PublicKey::from(with.0));
-        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+        let mut secret = Zeroizing::new([0; 32]);
+        agreement::agree(&self.key, UnparsedPublicKey::new(&X25519, with.0), (), |shared| {
+            secret.copy_from_slice(shared);
+            Ok(())
+        })
+        .ok()?;
+        // RFC 7748, section 6.1: all zeros come of low-order points alone.
+        (*secret != [0; 32]).then_some(secret)
     }
 }
 

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use linegate_dataplane::limits::INNER_PACKET_MAX_BYTES;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::settings::{AllowedIpChange, PeerUpdate, Update};
+use crate::settings::{AllowedIpChange, PeerUpdate, Secret, Update};
 
 /// The least MTU: what IPv4 demands of every link (RFC 791).
 const MTU_MIN: u16 = 68;
@@ -42,12 +42,6 @@ pub struct WgConfig {
     pub mtu: Option<u16>,
     /// What is odd, each with file and line.
     pub warnings: Vec<String>,
-}
-
-impl Zeroize for WgConfig {
-    fn zeroize(&mut self) {
-        self.update.zeroize();
-    }
 }
 
 /// What is wrong with a file.
@@ -226,7 +220,7 @@ impl Reader<'_> {
                         "PrivateKey = (output of wg genkey)",
                     )
                 })?;
-                update.private_key = Some((bytes != [0; 32]).then_some(bytes));
+                update.private_key = Some(Secret::unless_zero(bytes));
             }
             "listenport" => {
                 let wrong = || mistake(key, quoted(value), "a port of 0 to 65535", "ListenPort = 51820");
@@ -277,7 +271,7 @@ impl Reader<'_> {
                         "PresharedKey = (output of wg genpsk)",
                     )
                 })?;
-                peer.preshared_key = Some((bytes != [0; 32]).then_some(bytes));
+                peer.preshared_key = Some(Secret::unless_zero(bytes));
             }
             "allowedips" => {
                 for item in list(value) {

@@ -37,7 +37,7 @@ fn a_file_of_wg_quick_is_understood() {
         allowed.map(|(address, prefix)| AllowedIpChange { address: ip(address), prefix, remove: false }).to_vec();
     let first = PeerUpdate {
         public_key: [1; 32],
-        preshared_key: Some(Some([2; 32])),
+        preshared_key: Some(Some([2; 32].into())),
         endpoint: Some("192.0.2.1:51820".parse().unwrap()),
         persistent_keepalive: Some(25),
         replace_allowed_ips: true,
@@ -53,7 +53,7 @@ fn a_file_of_wg_quick_is_understood() {
         ..PeerUpdate::default()
     };
     let expected = Update {
-        private_key: Some(Some([1; 32])),
+        private_key: Some(Some([1; 32].into())),
         listen_port: Some(51820),
         fwmark: Some(0xca6c),
         replace_peers: true,

@@ -13,11 +13,10 @@ use linegate_protocol::{PEERS_MAX, PresharedKey, PrivateKey, PublicKey};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::PeerId;
 use linegate_wire::time::Now;
-use zeroize::Zeroizing;
 
 use super::mirror::{PeerMirror, Prefix};
 use super::{Gateway, Outside};
-use crate::settings::{AllowedIpChange, PeerSnapshot, PeerUpdate, Snapshot, Update};
+use crate::settings::{AllowedIpChange, PeerSnapshot, PeerUpdate, Secret, Snapshot, Update};
 
 /// What is wrong with an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +79,7 @@ impl<O: Outside> Gateway<O> {
             }
         }
         if let Some(key) = &update.private_key {
-            self.set_private_key(*key, now);
+            self.set_private_key(key.clone(), now);
         }
         for peer in &update.peers {
             self.apply_peer(peer, now);
@@ -110,14 +109,14 @@ impl<O: Outside> Gateway<O> {
     pub fn snapshot(&self) -> Snapshot {
         let mut peers: Vec<PeerSnapshot> = self.mirror.iter().map(|(id, peer)| self.peer_snapshot(id, peer)).collect();
         peers.sort_unstable_by_key(|peer| peer.public_key);
-        Snapshot { private_key: self.private_key.as_deref().copied(), listen_port: 0, fwmark: 0, peers }
+        Snapshot { private_key: self.private_key.clone(), listen_port: 0, fwmark: 0, peers }
     }
 
     fn peer_snapshot(&self, id: PeerId, peer: &PeerMirror) -> PeerSnapshot {
         let (rx_bytes, tx_bytes) = peer.traffic();
         PeerSnapshot {
             public_key: peer.public_key,
-            preshared_key: peer.preshared_key.as_deref().copied(),
+            preshared_key: peer.preshared_key.clone(),
             endpoint: peer.state.endpoint().map(|endpoint| endpoint.remote),
             persistent_keepalive: peer.persistent_keepalive,
             allowed_ips: peer.allowed_ips.iter().map(|prefix| (prefix.address, prefix.len)).collect(),
@@ -127,13 +126,12 @@ impl<O: Outside> Gateway<O> {
         }
     }
 
-    fn set_private_key(&mut self, key: Option<[u8; 32]>, now: Now) {
-        let key = key.map(Zeroizing::new);
+    fn set_private_key(&mut self, key: Option<Secret>, now: Now) {
         // The same key again is no change: sessions live on.
         if key == self.private_key {
             return;
         }
-        let private = key.as_ref().map(|key| PrivateKey::from_bytes(**key));
+        let private = key.as_ref().map(|key| PrivateKey::from_bytes(*key.as_bytes()));
         let own = private.as_ref().map(PrivateKey::public_key);
         if let Some(id) = own.and_then(|own| self.device.peer_by_key(&own)) {
             self.remove_peer(id);
@@ -143,8 +141,7 @@ impl<O: Outside> Gateway<O> {
     }
 
     fn is_own_key(&self, public_key: &[u8; 32]) -> bool {
-        let own = self.private_key.as_ref().map(|key| PrivateKey::from_bytes(**key).public_key());
-        own == Some(PublicKey::from_bytes(*public_key))
+        self.device.public_key() == Some(PublicKey::from_bytes(*public_key))
     }
 
     fn apply_peer(&mut self, update: &PeerUpdate, now: Now) {
@@ -168,10 +165,11 @@ impl<O: Outside> Gateway<O> {
                 id
             }
         };
-        if let Some(preshared_key) = update.preshared_key {
-            self.device.set_preshared_key(id, preshared_key.map(PresharedKey::from_bytes));
+        if let Some(preshared_key) = &update.preshared_key {
+            self.device
+                .set_preshared_key(id, preshared_key.as_ref().map(|key| PresharedKey::from_bytes(*key.as_bytes())));
             if let Some(mirror) = self.mirror.get_mut(id) {
-                mirror.preshared_key = preshared_key.map(Zeroizing::new);
+                mirror.preshared_key.clone_from(preshared_key);
             }
         }
         if let Some(remote) = update.endpoint {

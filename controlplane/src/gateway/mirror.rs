@@ -10,7 +10,8 @@ use linegate_dataplane::command::Command;
 use linegate_dataplane::keypair::Keypair;
 use linegate_dataplane::peer::PeerState;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
-use zeroize::Zeroizing;
+
+use crate::settings::Secret;
 
 /// A prefix without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +47,7 @@ pub struct PeerMirror {
     /// Its static public key.
     pub public_key: [u8; 32],
     /// Its preshared key.
-    pub preshared_key: Option<Zeroizing<[u8; 32]>>,
+    pub preshared_key: Option<Secret>,
     /// Seconds; 0 is off.
     pub persistent_keepalive: u16,
     /// What it shares with the workers.

@@ -98,7 +98,7 @@ impl Bench {
         let (handle, queue) = worker();
         gateway.start_workers(vec![handle]);
         let update = Update {
-            private_key: Some(Some(GATEWAY_KEY)),
+            private_key: Some(Some(GATEWAY_KEY.into())),
             peers: vec![peer_update(PEER_KEY, &["10.0.0.2/32"])],
             ..Update::default()
         };
@@ -240,7 +240,7 @@ fn an_update_with_one_fault_changes_nothing() {
     bench.commands();
     let before = bench.gateway.snapshot();
     let update = Update {
-        private_key: Some(Some([0x33; 32])),
+        private_key: Some(Some([0x33; 32].into())),
         replace_peers: true,
         peers: vec![peer_update([0x44; 32], &["10.1.0.0/16"]), peer_update([0x55; 32], &["10.2.0.0/33"])],
         ..Update::default()
@@ -292,10 +292,10 @@ fn another_private_key_drops_sessions_and_the_same_one_does_not() {
     let mut bench = Bench::new();
     bench.handshake_by_gateway();
     bench.commands();
-    let same = Update { private_key: Some(Some(GATEWAY_KEY)), ..Update::default() };
+    let same = Update { private_key: Some(Some(GATEWAY_KEY.into())), ..Update::default() };
     bench.gateway.apply(&same, bench.now).unwrap();
     assert!(bench.commands().is_empty());
-    let other = Update { private_key: Some(Some([0x33; 32])), ..Update::default() };
+    let other = Update { private_key: Some(Some([0x33; 32].into())), ..Update::default() };
     bench.gateway.apply(&other, bench.now).unwrap();
     assert!(bench.commands().contains(&"remove keypair".to_owned()));
     assert!(bench.log.0.borrow().receivers.is_empty());
@@ -309,7 +309,7 @@ fn a_peer_with_our_own_key_is_passed_over() {
     bench.gateway.apply(&update, bench.now).unwrap();
     assert!(bench.commands().is_empty());
     // Nor may a peer's key become ours while it is a peer.
-    let update = Update { private_key: Some(Some(PEER_KEY)), ..Update::default() };
+    let update = Update { private_key: Some(Some(PEER_KEY.into())), ..Update::default() };
     bench.gateway.apply(&update, bench.now).unwrap();
     assert!(bench.gateway.snapshot().peers.is_empty());
 }
@@ -335,7 +335,7 @@ fn syncing_keeps_the_sessions_of_peers_that_stay() {
     bench.gateway.apply(&extra, bench.now).unwrap();
     bench.gateway.apply(&Update::default(), bench.now).unwrap();
     let wanted = Update {
-        private_key: Some(Some(GATEWAY_KEY)),
+        private_key: Some(Some(GATEWAY_KEY.into())),
         replace_peers: true,
         peers: vec![peer_update(PEER_KEY, &["10.0.0.2/32"])],
         ..Update::default()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::settings::{PeerSnapshot, Snapshot};
+use crate::settings::{PeerSnapshot, Secret, Snapshot};
 
 /// Bytes of a gateway's own lines, at most.
 const GATEWAY_BYTES: usize = 192;
@@ -23,7 +23,7 @@ pub fn get_answer(snapshot: &Snapshot) -> Zeroizing<String> {
     let room = GATEWAY_BYTES + PEER_BYTES * snapshot.peers.len() + PREFIX_BYTES * prefixes;
     let mut out = Zeroizing::new(String::with_capacity(room));
     if let Some(key) = &snapshot.private_key {
-        key_line(&mut out, "private_key", key);
+        key_line(&mut out, "private_key", key.as_bytes());
     }
     if snapshot.listen_port != 0 {
         line(&mut out, "listen_port", snapshot.listen_port);
@@ -47,7 +47,7 @@ pub fn errno_answer(errno: i32) -> String {
 
 fn peer_lines(out: &mut String, peer: &PeerSnapshot) {
     key_line(out, "public_key", &peer.public_key);
-    key_line(out, "preshared_key", &peer.preshared_key.unwrap_or_default());
+    key_line(out, "preshared_key", peer.preshared_key.as_ref().map_or(&[0; 32], Secret::as_bytes));
     line(out, "protocol_version", 1);
     if let Some(endpoint) = peer.endpoint {
         line(out, "endpoint", endpoint);
@@ -94,7 +94,7 @@ mod tests {
             rx_bytes: 1,
             tx_bytes: 2,
         };
-        let snapshot = Snapshot { private_key: Some([1; 32]), listen_port: 7, fwmark: 16, peers: vec![peer] };
+        let snapshot = Snapshot { private_key: Some([1; 32].into()), listen_port: 7, fwmark: 16, peers: vec![peer] };
         let expected = format!(
             "private_key={}\nlisten_port=7\nfwmark=16\npublic_key={}\npreshared_key={}\nprotocol_version=1\n\
              endpoint=[2001:db8::1]:51820\nlast_handshake_time_sec=1700000000\nlast_handshake_time_nsec=5\n\
@@ -120,8 +120,12 @@ mod tests {
             tx_bytes: u64::MAX,
             ..PeerSnapshot::default()
         };
-        let snapshot =
-            Snapshot { private_key: Some([1; 32]), listen_port: u16::MAX, fwmark: u32::MAX, peers: vec![peer; 9] };
+        let snapshot = Snapshot {
+            private_key: Some([1; 32].into()),
+            listen_port: u16::MAX,
+            fwmark: u32::MAX,
+            peers: vec![peer; 9],
+        };
         assert!(get_answer(&snapshot).len() <= GATEWAY_BYTES + 9 * (PEER_BYTES + 3 * PREFIX_BYTES));
     }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::settings::{AllowedIpChange, PeerUpdate, Update};
+use crate::settings::{AllowedIpChange, PeerUpdate, Secret, Update};
 
 /// Bytes of a line at most: keys of 64 digits are the longest values.
 pub const LINE_BYTES_MAX: usize = 256;
@@ -86,7 +86,7 @@ enum State {
     /// Only the empty line can come.
     Get,
     /// Lines of a change.
-    Set(Zeroizing<Update>),
+    Set(Update),
     /// The first mistake; everything up to the empty line is skipped.
     Failed(RequestError),
 }
@@ -133,14 +133,14 @@ impl Parser {
         if let State::Start = self.request {
             self.request = match self.line.as_slice() {
                 b"get=1" => State::Get,
-                b"set=1" => State::Set(Zeroizing::default()),
+                b"set=1" => State::Set(Update::default()),
                 _ => return Some(Err(self.end_with(RequestError::UnknownOperation))),
             };
         } else if self.line.is_empty() {
             return Some(match std::mem::take(self).request {
                 State::Start => Err(RequestError::UnknownOperation),
                 State::Get => Ok(Parsed::Get),
-                State::Set(mut update) => Ok(Parsed::Set(std::mem::take(&mut *update))),
+                State::Set(update) => Ok(Parsed::Set(update)),
                 State::Failed(error) => Err(error),
             });
         } else {
@@ -220,8 +220,8 @@ fn key_bytes(value: &str) -> Option<[u8; 32]> {
 }
 
 /// A key; all zeros say that there is none.
-fn key_or_none(value: &str) -> Option<Option<[u8; 32]>> {
-    key_bytes(value).map(|key| (key != [0; 32]).then_some(key))
+fn key_or_none(value: &str) -> Option<Option<Secret>> {
+    key_bytes(value).map(Secret::unless_zero)
 }
 
 /// Digits alone: no sign, as Go's `ParseUint` has it.

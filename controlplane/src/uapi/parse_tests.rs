@@ -52,7 +52,7 @@ fn every_key_is_understood() {
     let first = PeerUpdate {
         public_key: key,
         update_only: true,
-        preshared_key: Some(Some(key)),
+        preshared_key: Some(Some(key.into())),
         endpoint: Some("[2001:db8::1]:4500".parse().unwrap()),
         persistent_keepalive: Some(25),
         replace_allowed_ips: true,
@@ -61,7 +61,7 @@ fn every_key_is_understood() {
     };
     let second = PeerUpdate { remove: true, ..PeerUpdate::default() };
     let expected = Update {
-        private_key: Some(Some(key)),
+        private_key: Some(Some(key.into())),
         listen_port: Some(51820),
         fwmark: Some(u32::MAX),
         replace_peers: true,

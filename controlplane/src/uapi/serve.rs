@@ -60,7 +60,7 @@ impl Connection {
             match request {
                 Ok(Parsed::Get) => {
                     let (sender, answer) = oneshot::channel();
-                    let snapshot = Zeroizing::new(ask(requests, Request::Get(sender), answer).await?);
+                    let snapshot = ask(requests, Request::Get(sender), answer).await?;
                     self.write(&get_answer(&snapshot)).await?;
                 }
                 Ok(Parsed::Set(update)) => {

@@ -25,7 +25,7 @@ impl Memory {
         if update.replace_peers {
             state.peers.clear();
         }
-        state.private_key = update.private_key.unwrap_or(state.private_key);
+        state.private_key = update.private_key.unwrap_or(state.private_key.take());
         state.listen_port = update.listen_port.unwrap_or(state.listen_port);
         state.fwmark = update.fwmark.unwrap_or(state.fwmark);
         for change in update.peers {
@@ -43,7 +43,7 @@ impl Memory {
                 }
             };
             let peer = &mut state.peers[at];
-            peer.preshared_key = change.preshared_key.unwrap_or(peer.preshared_key);
+            peer.preshared_key = change.preshared_key.unwrap_or(peer.preshared_key.take());
             peer.endpoint = change.endpoint.or(peer.endpoint);
             peer.persistent_keepalive = change.persistent_keepalive.unwrap_or(peer.persistent_keepalive);
             if change.replace_allowed_ips {
