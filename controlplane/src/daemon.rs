@@ -19,7 +19,7 @@ use linegate_wire::constants::MTU_DEFAULT;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::config::{self, Settings, WgConfig};
 use crate::daemonize::Readiness;
@@ -38,6 +38,13 @@ const UAPI_DIRECTORY: &str = "/var/run/wireguard";
 
 /// Requests from `wg` that may wait for their turn.
 const REQUESTS_MAX: usize = 16;
+
+/// `wg`s and readers of the status that are served at a time; more are turned away, so that none can hold up memory.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How often, and how long between, a name that is taken is looked at again.
+const LEFTOVER_TRIES: u32 = 20;
+const LEFTOVER_WAIT: Duration = Duration::from_millis(50);
 
 /// How often destinations without a next hop are looked for, where AF_XDP transmits.
 const NEXT_HOP_POLL: Duration = Duration::from_millis(20);
@@ -128,9 +135,7 @@ impl Daemon {
     async fn start(options: Options, settings: Settings, wg_config: Option<WgConfig>) -> anyhow::Result<Self> {
         let (netlink, events) = Netlink::open()?;
         let interface = options.interface.as_str();
-        if netlink.link(interface).await?.is_some() {
-            bail!("interface {interface} exists already: choose another name, or delete it (ip link del {interface})");
-        }
+        await_absence(interface, &netlink).await?;
         let update = wg_config.as_ref().map(|config| config.update.clone()).unwrap_or_default();
         let mtu = wg_config.as_ref().and_then(|config| config.mtu).or(settings.mtu).unwrap_or(MTU_DEFAULT);
         let wake = Arc::new(Notify::new());
@@ -179,6 +184,7 @@ impl Daemon {
     async fn serve(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
         let (request_sender, mut requests) = mpsc::channel(REQUESTS_MAX);
         let wake = Arc::clone(&self.wake);
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let outcome = self.gateway.turn(Clock.both());
             if let Some((worker, reason)) = outcome.stopped.first() {
@@ -196,11 +202,13 @@ impl Daemon {
                 },
                 Some(request) = requests.recv() => { self.answer(request).await?; Next::Go }
                 Ok((stream, _)) = self.uapi.listener.accept() => {
-                    tokio::spawn(uapi::serve(stream, request_sender.clone()));
+                    let requests = request_sender.clone();
+                    spawn_limited(&connections, async move { uapi::serve(stream, requests).await });
                     Next::Go
                 }
                 Ok((stream, _)) = self.status.listener.accept() => {
-                    tokio::spawn(status::answer(stream, self.document()));
+                    let document = self.document();
+                    spawn_limited(&connections, async move { status::answer(stream, document).await });
                     Next::Go
                 }
                 () = wake.notified() => Next::Go,
@@ -394,6 +402,18 @@ impl Daemon {
     }
 }
 
+/// Serves a connection, unless there are too many already: then it is closed.
+fn spawn_limited(connections: &Arc<Semaphore>, serve: impl Future<Output = ()> + Send + 'static) {
+    let Ok(permit) = Arc::clone(connections).try_acquire_owned() else {
+        tracing::warn!(limit = CONNECTIONS_MAX, "too many connections to our sockets: one was turned away");
+        return;
+    };
+    tokio::spawn(async move {
+        serve.await;
+        drop(permit);
+    });
+}
+
 /// Why an update was not applied.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -416,6 +436,17 @@ impl Refused {
             Self::Kept(error) | Self::Fatal(error) => -error.errno(),
         }
     }
+}
+
+/// Refuses a name that is taken; an interface of a process that was just killed may need a moment to go.
+async fn await_absence(interface: &str, netlink: &Netlink) -> anyhow::Result<()> {
+    for _ in 0..LEFTOVER_TRIES {
+        if netlink.link(interface).await?.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(LEFTOVER_WAIT).await;
+    }
+    bail!("interface {interface} exists already: choose another name, or delete it (ip link del {interface})");
 }
 
 async fn start_next_hops(engine: &Engine, netlink: &Netlink) -> anyhow::Result<Option<NextHops>> {

@@ -66,6 +66,8 @@ struct Running {
 /// Everything the workers stand on. Dropping it ends them and takes it all away.
 pub struct Engine {
     workers: Vec<Running>,
+    /// Each worker's counters; they go on when another port is opened.
+    stats: Vec<Arc<WorkerStats>>,
     programs: Programs,
     tunnel: Tunnel,
     sockets: Vec<UdpSockets>,
@@ -123,6 +125,7 @@ async fn start_as(
     let tunnel = Tunnel::create(&plan.kernel_port.chosen, start.interface, count, start.mtu, netlink).await?;
     let mut engine = Engine {
         workers: Vec::new(),
+        stats: Vec::new(),
         programs: Programs::default(),
         tunnel,
         sockets: Vec::new(),
@@ -349,8 +352,13 @@ impl Engine {
             mtu: self.mtu,
             aead: self.settings.aead,
         };
-        let (worker, handle, stats) =
-            Worker::new(config, arena, underlay, kernel_port, self.reporter.clone()).map_err(fail)?;
+        if self.stats.len() <= index {
+            self.stats.resize_with(index + 1, Arc::default);
+        }
+        let stats = self.stats.get(index).map(Arc::clone).unwrap_or_default();
+        let reporter = self.reporter.clone();
+        let (worker, handle) =
+            Worker::new(config, arena, underlay, kernel_port, reporter, Arc::clone(&stats)).map_err(fail)?;
         self.aead = worker.aead_backend();
         Ok((worker, Running { handle, thread: None, stats, status }))
     }

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use linegate_dataplane::kernel_port::veth::{VETH_MTU_MAX, VethConfig, VethPort};
 use linegate_dataplane::memory::Arena;
@@ -20,9 +19,6 @@ use crate::netlink::{Netlink, NetlinkError};
 
 /// The hidden end's name in its own namespace.
 const HIDDEN: &str = "port";
-/// How long an interface of a process that was killed may take to go.
-const LEFTOVER_TRIES: u32 = 40;
-const LEFTOVER_WAIT: Duration = Duration::from_millis(50);
 
 /// Why there is no veth tunnel interface.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +107,9 @@ impl VethDevice {
         }
         let queues = u32::try_from(queues).unwrap_or(1);
         let namespace = Namespace::new()?;
-        make_pair(name, queues, mtu, &namespace, netlink).await?;
+        if !netlink.add_hidden_veth(name, HIDDEN, queues, mtu.into(), namespace.0.as_raw_fd()).await? {
+            return Err(VethError::Busy(name.to_owned()));
+        }
         let link = netlink.link(name).await?.ok_or_else(|| VethError::Vanished(name.to_owned()))?;
         let mac = link.mac.ok_or_else(|| VethError::Vanished(name.to_owned()))?;
         // A host without IPv6 gives none anyway.
@@ -135,22 +133,6 @@ impl VethDevice {
         self.redirect.set_socket(queue, port.socket_fd())?;
         Ok(port)
     }
-}
-
-async fn make_pair(
-    name: &str,
-    queues: u32,
-    mtu: u16,
-    namespace: &Namespace,
-    netlink: &Netlink,
-) -> Result<(), VethError> {
-    for _ in 0..LEFTOVER_TRIES {
-        if netlink.add_hidden_veth(name, HIDDEN, queues, mtu.into(), namespace.0.as_raw_fd()).await? {
-            return Ok(());
-        }
-        tokio::time::sleep(LEFTOVER_WAIT).await;
-    }
-    Err(VethError::Busy(name.to_owned()))
 }
 
 /// In the namespace: up, with an MTU that no packet of the host exceeds, the program attached.

@@ -84,7 +84,7 @@ impl Worker {
         OWN_SLOTS * OWN_SLOT_BYTES.next_multiple_of(64) + 4096
     }
 
-    /// Puts a worker together; nothing runs yet.
+    /// Puts a worker together; nothing runs yet. It counts in `stats`, on top of what is there.
     ///
     /// # Errors
     /// When the arena is too small, an eventfd cannot be had, or the CPU lacks the backend asked for.
@@ -94,7 +94,8 @@ impl Worker {
         underlay: Box<dyn Underlay>,
         kernel_port: Box<dyn KernelPort>,
         reporter: Reporter,
-    ) -> io::Result<(Self, WorkerHandle, Arc<WorkerStats>)> {
+        stats: Arc<WorkerStats>,
+    ) -> io::Result<(Self, WorkerHandle)> {
         let aead = match config.aead {
             Some(backend) => Aead::with_backend(backend).map_err(io::Error::other)?,
             None => Aead::detect(),
@@ -109,7 +110,6 @@ impl Worker {
         let mut descriptors: Vec<RawFd> = vec![wake.as_raw_fd()];
         descriptors.extend(underlay.wait_descriptors());
         descriptors.extend(kernel_port.wait_descriptors());
-        let stats = Arc::new(WorkerStats::default());
         let worker = Self {
             idle: Idle::new(&descriptors, config.spin),
             config,
@@ -127,12 +127,12 @@ impl Worker {
             aead,
             commands: Commands { queue, wake },
             reporter,
-            stats: Arc::clone(&stats),
+            stats,
             own_slots,
             last_icmp: None,
             stopping: false,
         };
-        Ok((worker, handle, stats))
+        Ok((worker, handle))
     }
 
     /// The AEAD backend in use.

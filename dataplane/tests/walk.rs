@@ -66,8 +66,9 @@ impl Bench {
         let (sender, reports) = channel::bounded(64);
         let config = WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: Some(Backend::Ring) };
         let reporter = Reporter::new(sender, Arc::new(|| {}));
-        let (worker, handle, stats) =
-            Worker::new(config, arena, Box::new(port), Box::new(kernel_port), reporter).unwrap();
+        let stats = Arc::new(WorkerStats::default());
+        let (worker, handle) =
+            Worker::new(config, arena, Box::new(port), Box::new(kernel_port), reporter, Arc::clone(&stats)).unwrap();
         let peer = Arc::new(PeerState::default());
         peer.set_endpoint(Some(endpoint(1000)));
         let mut bench = Self { worker, handle, stats, reports, underlay, kernel, peer, now: start() };

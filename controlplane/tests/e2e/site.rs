@@ -23,6 +23,10 @@ pub(crate) struct Setup {
     pub(crate) peer: Implementation,
     /// Lines of linegate's own settings.
     pub(crate) settings: &'static str,
+    /// linegate's kernel port.
+    pub(crate) kernel_port: &'static str,
+    /// linegate knows where the peer is, and the peer does not know where linegate is; else the other way round.
+    pub(crate) we_begin: bool,
     pub(crate) outer_v6: bool,
     pub(crate) preshared_key: bool,
     pub(crate) queues: u32,
@@ -30,7 +34,15 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { peer: Implementation::Linegate, settings: "", outer_v6: false, preshared_key: false, queues: 1 }
+        Self {
+            peer: Implementation::Linegate,
+            settings: "",
+            kernel_port: "auto",
+            we_begin: false,
+            outer_v6: false,
+            preshared_key: false,
+            queues: 1,
+        }
     }
 }
 
@@ -71,6 +83,8 @@ pub(crate) fn program(implementation: Implementation) -> Option<PathBuf> {
         Implementation::Boringtun => peers::boringtun(),
         Implementation::Linegate => Some(PathBuf::from(env!("CARGO_BIN_EXE_linegate"))),
     };
+    let required = std::env::var_os("LINEGATE_REQUIRE_PEERS").is_some();
+    assert!(found.is_some() || !required, "{implementation:?} is not installed (cargo xtask peers)");
     if found.is_none() {
         eprintln!("SKIPPED: {implementation:?} is not installed (cargo xtask peers)");
     }
@@ -119,10 +133,10 @@ impl Site {
         if self.setup.preshared_key { format!("PresharedKey = {}\n", self.psk) } else { String::new() }
     }
 
-    /// The peer's public key.
-    pub(crate) fn their_public_key(&self) -> &str {
-        let [_, theirs] = &self.keys;
-        &theirs.public
+    /// Where the host of this number is.
+    fn endpoint_line(&self, host: u8) -> String {
+        let address = if self.setup.outer_v6 { format!("[fd00:2::{host}]") } else { format!("192.0.2.{host}") };
+        format!("Endpoint = {address}:{PORT}\n")
     }
 
     /// Writes our configuration file.
@@ -130,10 +144,11 @@ impl Site {
         let [ours, theirs] = &self.keys;
         let text = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\nAddress = 10.7.0.1/24, fd00:7::1/64\n[Peer]\nPublicKey = {}\n\
-             AllowedIPs = 10.7.0.2/32, fd00:7::2/128\n{}{more}",
+             AllowedIPs = 10.7.0.2/32, fd00:7::2/128\n{}{}{more}",
             ours.private,
             theirs.public,
-            self.psk_line()
+            self.psk_line(),
+            if self.setup.we_begin { self.endpoint_line(2) } else { String::new() }
         );
         std::fs::write(self.config(), text).unwrap();
     }
@@ -146,7 +161,8 @@ impl Site {
     pub(crate) fn start_gateway(&mut self) {
         self.write_config("");
         let settings = self.scratch.join("gateway.toml");
-        std::fs::write(&settings, self.setup.settings).unwrap();
+        let text = format!("kernel_port = \"{}\"\n{}", self.setup.kernel_port, self.setup.settings);
+        std::fs::write(&settings, text).unwrap();
         let mut command = self.ours.command(env!("CARGO_BIN_EXE_linegate"));
         command.arg("run").arg("--config").arg(settings).arg("--wg-config").arg(self.config()).arg(&self.our_interface);
         let daemon = self.ours.spawn(&mut command, &self.scratch.join("gateway.log")).unwrap();
@@ -156,13 +172,13 @@ impl Site {
 
     fn configure_peer(&self) {
         let [ours, theirs] = &self.keys;
-        let endpoint = if self.setup.outer_v6 { "[fd00:2::1]" } else { "192.0.2.1" };
         let config = self.scratch.join("peer.conf");
         let text = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\nAllowedIPs = 10.7.0.1/32, \
-             fd00:7::1/128\nEndpoint = {endpoint}:{PORT}\n{}",
+             fd00:7::1/128\n{}{}",
             theirs.private,
             ours.public,
+            if self.setup.we_begin { String::new() } else { self.endpoint_line(1) },
             self.psk_line()
         );
         std::fs::write(&config, text).unwrap();
@@ -174,9 +190,9 @@ impl Site {
 
     /// Pings with payloads of these sizes; every one must be answered.
     pub(crate) fn ping_sizes(&self, from: &Namespace, to: &str, sizes: impl Iterator<Item = usize>) {
-        for size in sizes {
-            from.run(&format!("ping -c 1 -W 4 -s {size} {to}")).unwrap();
-        }
+        let sizes: Vec<String> = sizes.map(|size| size.to_string()).collect();
+        let script = format!("for s in {}; do ping -q -c 1 -W 5 -s $s {to} || exit 1; done", sizes.join(" "));
+        shell::output(from.command("sh").args(["-c", &script])).unwrap();
     }
 
     /// Pings until one is answered, as the first of a session may be lost.
@@ -200,6 +216,19 @@ impl Site {
 
     /// Sends `megabytes` of random bytes by TCP and compares what arrives.
     pub(crate) fn transfer(&self, from: &Namespace, to: &Namespace, address: &str, megabytes: usize, name: &str) {
+        self.transfer_with(from, to, address, megabytes, name, "");
+    }
+
+    /// As [`transfer`](Self::transfer); the sender runs a shell command after one half.
+    pub(crate) fn transfer_with(
+        &self,
+        from: &Namespace,
+        to: &Namespace,
+        address: &str,
+        megabytes: usize,
+        name: &str,
+        halfway: &str,
+    ) {
         let (sent, received) =
             (self.scratch.join(format!("{name}.sent")), self.scratch.join(format!("{name}.received")));
         let make = format!("head -c {}M /dev/urandom > {}", megabytes, sent.display());
@@ -214,9 +243,11 @@ impl Site {
         let mut server = to.spawn(server.args(["-c", &listen]), &self.scratch.join(format!("{name}.log"))).unwrap();
         assert!(shell::wait_for(5, || to.run("ss -Htln sport = :7007").is_ok_and(|text| !text.is_empty())));
         let send = format!(
-            "import socket\ns=socket.create_connection(('{address}',7007),30)\ns.sendfile(open('{}','rb'))\n\
-             s.shutdown(1)\ns.recv(1)",
-            sent.display()
+            "import os,socket\ns=socket.create_connection(('{address}',7007),30)\nf=open('{}','rb')\n\
+             s.sendfile(f,0,{})\nos.system('{halfway}')\ns.sendfile(f,{})\ns.shutdown(1)\ns.recv(1)",
+            sent.display(),
+            megabytes << 19,
+            megabytes << 19,
         );
         shell::output(from.command("timeout").args(["120", "python3", "-c", &send])).unwrap();
         assert!(shell::wait_for(20, || server.has_ended()));

@@ -72,7 +72,12 @@ fn test() -> anyhow::Result<()> {
     peers::install()?;
     let cargo = |words: &str| {
         println!("cargo {words}");
-        shell::run(Command::new("cargo").args(words.split_whitespace()).env("RUSTDOCFLAGS", "-D warnings"))
+        shell::run(
+            Command::new("cargo")
+                .args(words.split_whitespace())
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .env("LINEGATE_REQUIRE_PEERS", "1"),
+        )
     };
     cargo("fmt --all --check")?;
     cargo("clippy --workspace --all-targets -- -D warnings")?;
