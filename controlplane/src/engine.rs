@@ -459,6 +459,7 @@ fn worker_status(running: &Running) -> WorkerStatus {
         ("xdp_sent", &stats.xdp_sent),
         ("opened", &stats.opened),
         ("keepalives_received", &stats.keepalives_received),
+        ("hairpinned", &stats.hairpinned),
         ("delivered", &stats.delivered),
         ("kernel_writes", &stats.kernel_writes),
         ("kernel_received", &stats.kernel_received),

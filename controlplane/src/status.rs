@@ -38,6 +38,8 @@ pub struct Document {
     pub io: Choice,
     /// The kernel port that was chosen, and why.
     pub kernel_port: Choice,
+    /// Which way packets go from branch to branch, and why.
+    pub hairpin: Choice,
     /// The tunnel's MTU, in bytes.
     pub mtu: u16,
     /// Backend of the packet cipher.
@@ -178,13 +180,16 @@ pub fn fetch(directory: &Path, interface: &str) -> io::Result<Document> {
 /// The document as tables for a terminal.
 #[must_use]
 pub fn table(document: &Document) -> String {
-    let Document { interface, version, listen_port, io, kernel_port, mtu, aead, .. } = document;
+    let Document { interface, version, listen_port, io, kernel_port, hairpin, mtu, aead, .. } = document;
     let mut text = format!(
-        "{interface}: linegate {version}, port {listen_port}, io {} ({}), kernel port {} (MTU {mtu}), aead {aead}{}\n",
+        "{interface}: linegate {version}, port {listen_port}, io {} ({}), kernel port {} (MTU {mtu}), aead {aead}{}\n\
+         branch to branch by {} ({})\n",
         io.chosen,
         io.reason,
         kernel_port.chosen,
         if document.under_load { ", UNDER LOAD" } else { "" },
+        hairpin.chosen,
+        hairpin.reason,
     );
     for xdp in &document.xdp {
         let copy = if xdp.zero_copy { "zero-copy" } else { "copy mode" };

@@ -40,6 +40,8 @@ pub struct WorkerStats {
     pub opened: Counter,
     /// Keepalives received.
     pub keepalives_received: Counter,
+    /// Inner packets that went on to another peer without the kernel.
+    pub hairpinned: Counter,
     /// Inner packets handed to the kernel.
     pub delivered: Counter,
     /// Super-packets and packets written to the kernel (writes, not packets).
