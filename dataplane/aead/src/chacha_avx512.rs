@@ -11,50 +11,12 @@
 
 use std::arch::x86_64::*;
 
+use crate::batch::{BLOCK, Lanes, OneTimeKeys, SIGMA};
+
 /// Blocks a pass.
 pub(crate) const LANES: usize = 16;
-/// Bytes of a block.
-pub(crate) const BLOCK: usize = 64;
 /// Bytes of a whole pass.
-pub(crate) const PASS: usize = LANES * BLOCK;
-
-const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
-
-/// What each lane of a pass works on, as a structure of arrays.
-#[repr(C, align(64))]
-pub(crate) struct Lanes {
-    /// Block counters.
-    pub(crate) block: [u32; LANES],
-    /// Low halves of the packets' counters (second word of the nonce).
-    pub(crate) low: [u32; LANES],
-    /// High halves.
-    pub(crate) high: [u32; LANES],
-    /// Keys.
-    pub(crate) key: [*const [u8; 32]; LANES],
-    /// Where the bytes to XOR begin.
-    pub(crate) text: [*mut u8; LANES],
-    /// How many bytes to XOR, at most [`BLOCK`]; none for an idle lane.
-    pub(crate) bytes: [usize; LANES],
-}
-
-impl Lanes {
-    /// Idle lanes, whose keys still have to be named.
-    pub(crate) fn idle() -> Self {
-        Self {
-            block: [0; LANES],
-            low: [0; LANES],
-            high: [0; LANES],
-            key: [std::ptr::null(); LANES],
-            text: [std::ptr::null_mut(); LANES],
-            bytes: [0; LANES],
-        }
-    }
-}
-
-/// Poly1305 keys of sixteen packets: low and high half of r (not yet clamped), low and high half of s.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub(crate) struct OneTimeKeys(pub(crate) [[u64; LANES]; 4]);
+const PASS: usize = LANES * BLOCK;
 
 type State = [__m512i; 16];
 
@@ -160,7 +122,7 @@ unsafe fn gather(lanes: &Lanes) -> State {
     let u = transpose_words(pair(8), pair(9), pair(10), pair(11));
     let low = |i: usize| _mm512_shuffle_i32x4::<0x88>(t[i], u[i]);
     let high = |i: usize| _mm512_shuffle_i32x4::<0xdd>(t[i], u[i]);
-    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i]);
+    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i].cast_signed());
     [
         sigma(0),
         sigma(1),
@@ -250,7 +212,7 @@ pub(crate) unsafe fn xor_run(key: *const [u8; 32], (low, high): (u32, u32), text
     let key = unsafe { _mm256_loadu_si256(key.cast()) };
     let key = _mm512_castsi256_si512(key);
     let word = |i: i32| _mm512_permutexvar_epi32(_mm512_set1_epi32(i), key);
-    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i]);
+    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i].cast_signed());
     let lane = _mm512_set_epi32(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
     let mut input = [
         sigma(0),
@@ -287,14 +249,14 @@ pub(crate) unsafe fn xor_run(key: *const [u8; 32], (low, high): (u32, u32), text
 /// # Safety
 /// The CPU has the features; every key is readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(crate) unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys) {
+pub(crate) unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys, at: usize) {
     // SAFETY: the caller vouches for the keys.
     let input = unsafe { gather(lanes) };
     let v = blocks(&input);
     let first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
     let mut put = |word: usize, a: __m512i, b: __m512i| {
-        let (low, high) = keys.0[word].split_at_mut(8);
+        let (low, high) = keys[word].0[at..at + LANES].split_at_mut(8);
         let (first, second) = (_mm512_permutex2var_epi32(a, first, b), _mm512_permutex2var_epi32(a, second, b));
         // SAFETY: half of sixteen 64-bit words is the 64 bytes written.
         unsafe { _mm512_storeu_si512(low.as_mut_ptr().cast(), first) };

@@ -18,20 +18,13 @@
 
 use std::arch::x86_64::*;
 
+use crate::batch::{Job, OneTimeKeys, Row, Tags};
 use crate::chacha_avx512::transpose_quarters;
 
 /// Packets at once.
 pub(crate) const LANES: usize = 8;
 /// Bytes of a step of four blocks.
 const STEP: usize = 64;
-
-/// Ciphertexts to authenticate, the longest first.
-pub(crate) struct Texts {
-    /// Where they begin.
-    pub(crate) text: [*const u8; LANES],
-    /// Their bytes, below 2^32.
-    pub(crate) bytes: [usize; LANES],
-}
 
 type Limbs = [__m512i; 3];
 
@@ -214,34 +207,38 @@ unsafe fn load_masked(
     blocks
 }
 
-/// The tags of eight ciphertexts, low and high halves, under keys given as in
-/// [`crate::chacha_avx512::OneTimeKeys`].
+/// The tags of at most eight ciphertexts, the longest first, with keys and tags in the rows from `at` on.
 ///
 /// # Safety
 /// The CPU has the features; each text is readable for its length.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(crate) unsafe fn tags(texts: &Texts, key: [&[u64; LANES]; 4], tag: [&mut [u64; LANES]; 2]) {
-    let load = |words: &[u64; LANES]| {
-        // SAFETY: the reference covers the 64 bytes read.
+pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+    let load = |words: &[u64]| {
+        let words: &[u64] = &words[..LANES];
+        // SAFETY: the slice covers the 64 bytes read.
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     };
+    let key = |word: usize| load(&keys[word].0[at..]);
     let clamp_low = _mm512_set1_epi64(0x0fff_fffc_0fff_ffff);
     let clamp_high = _mm512_set1_epi64(0x0fff_fffc_0fff_fffc);
-    let r = power(split(_mm512_and_si512(load(key[0]), clamp_low), _mm512_and_si512(load(key[1]), clamp_high)));
-    let most = texts.bytes[0].div_ceil(16);
+    let r = power(split(_mm512_and_si512(key(0), clamp_low), _mm512_and_si512(key(1), clamp_high)));
+    // Idle lanes do as the last one, for nothing.
+    let job = |lane: usize| &jobs[lane.min(jobs.len() - 1)];
+    let bytes: [usize; LANES] = std::array::from_fn(|lane| job(lane).bytes);
+    let most = bytes[0].div_ceil(16);
     let steps = most.div_ceil(4);
     let mut padding = [0_i64; LANES];
-    let mut shifted = texts.text;
+    let mut shifted = [std::ptr::null(); LANES];
     let mut longest_padding = 0;
     for lane in 0..LANES {
-        let pad = steps * 4 - texts.bytes[lane].div_ceil(16);
+        let pad = steps * 4 - bytes[lane].div_ceil(16);
         padding[lane] = pad.cast_signed() as i64;
-        shifted[lane] = texts.text[lane].wrapping_sub(pad * 16);
+        shifted[lane] = job(lane).text.wrapping_sub(pad * 16).cast_const();
         longest_padding = longest_padding.max(pad);
     }
     let masked = |step: usize| {
         // SAFETY: the caller vouches for the texts.
-        unsafe { load_masked(&shifted, &texts.bytes, &padding, step) }
+        unsafe { load_masked(&shifted, &bytes, &padding, step) }
     };
     let zero = _mm512_setzero_si512();
     let mut h = [zero; 3];
@@ -277,15 +274,18 @@ pub(crate) unsafe fn tags(texts: &Texts, key: [&[u64; LANES]; 4], tag: [&mut [u6
         }
         h = horner(h, masked(steps - 1));
     }
-    let lengths = texts.bytes.map(|bytes| bytes as u64);
+    let lengths = bytes.map(|bytes| bytes as u64);
     let mut last = split(zero, load(&lengths));
     last[2] = _mm512_or_si512(last[2], top_bit());
     h = multiply(add(h, last), &r);
-    let (low, high) = finish(h, load(key[2]), load(key[3]));
-    // SAFETY: the references cover the 64 bytes written.
-    unsafe { _mm512_storeu_si512(tag[0].as_mut_ptr().cast(), low) };
-    // SAFETY: as above.
-    unsafe { _mm512_storeu_si512(tag[1].as_mut_ptr().cast(), high) };
+    let (low, high) = finish(h, key(2), key(3));
+    let put = |row: &mut Row, half: __m512i| {
+        let row: &mut [u64] = &mut row.0[at..at + LANES];
+        // SAFETY: the slice covers the 64 bytes written.
+        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), half) };
+    };
+    put(&mut tags[0], low);
+    put(&mut tags[1], high);
 }
 
 /// Reduces fully, then adds s modulo 2^128.
@@ -318,75 +318,4 @@ fn finish(h: Limbs, s_low: __m512i, s_high: __m512i) -> (__m512i, __m512i) {
     let carry = _mm512_cmplt_epu64_mask(low, s_low);
     let high = _mm512_add_epi64(high, s_high);
     (low, _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use poly1305::universal_hash::KeyInit;
-
-    use super::*;
-
-    /// Against RustCrypto, which takes ciphertext, padding and lengths as one message.
-    fn check(messages: &[Vec<u8>; LANES], keys: &[[u8; 32]; LANES]) {
-        if !crate::batch_avx512::is_available() {
-            return;
-        }
-        let word = |i: usize| keys.map(|key| u64::from_le_bytes(key[i * 8..i * 8 + 8].try_into().unwrap()));
-        let words = [word(0), word(1), word(2), word(3)];
-        let mut texts = Texts { text: [std::ptr::null(); LANES], bytes: [0; LANES] };
-        for (lane, message) in messages.iter().enumerate() {
-            (texts.text[lane], texts.bytes[lane]) = (message.as_ptr(), message.len());
-        }
-        let (mut low, mut high) = ([0; LANES], [0; LANES]);
-        // SAFETY: the features were looked for above; the texts are borrowed from vectors.
-        unsafe { tags(&texts, [&words[0], &words[1], &words[2], &words[3]], [&mut low, &mut high]) };
-        for (lane, message) in messages.iter().enumerate() {
-            let mut whole = message.clone();
-            whole.resize(message.len().next_multiple_of(16) + 8, 0);
-            whole.extend((message.len() as u64).to_le_bytes());
-            let expected = poly1305::Poly1305::new(&keys[lane].into()).compute_unpadded(&whole);
-            let tag = u128::from(high[lane]) << 64 | u128::from(low[lane]);
-            assert_eq!(tag.to_le_bytes(), expected.as_slice(), "lane {lane}, {} bytes", message.len());
-        }
-    }
-
-    fn key(r: u128, s: u128) -> [u8; 32] {
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(&r.to_le_bytes());
-        key[16..].copy_from_slice(&s.to_le_bytes());
-        key
-    }
-
-    /// The largest clamped r, small ones, and blocks whose limbs saturate, at every length that changes the path.
-    #[test]
-    fn saturated_carries() {
-        for r in [u128::MAX, 0, 1, 2, 3, 1 << 122, 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff, 0x0fff_fffc << 96] {
-            for s in [0, 1, u128::MAX] {
-                for byte in [0xff, 0xfe, 0xfb, 0x80, 0x00] {
-                    for longest in (0..300).chain([1420, 4096, 8999, 9000]) {
-                        let messages = std::array::from_fn(|lane| vec![byte; longest * (LANES - lane) / LANES]);
-                        check(&messages, &[key(r, s); LANES]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// With r = 1 the accumulator is the sum of the blocks: make it 2^130 - 5 and its neighbours.
-    #[test]
-    fn sums_around_the_modulus() {
-        for around in 0..12_u128 {
-            let messages = std::array::from_fn(|lane| {
-                let mut blocks = [u128::MAX, u128::MAX, u128::MAX, 0, 0, 0, 0];
-                // Seven blocks and the lengths add eight times 2^128 and 112 times 2^64.
-                blocks[3] = (u128::MAX - 16 - (112 << 64)).wrapping_add(around);
-                blocks.rotate_left(lane % 7);
-                blocks.iter().flat_map(|block| block.to_le_bytes()).collect()
-            });
-            check(
-                &messages,
-                &[key(1, 0), key(1, u128::MAX), key(1, 0), key(1, 1), key(1, 0), key(1, 2), key(1, 0), key(1, 3)],
-            );
-        }
-    }
 }
