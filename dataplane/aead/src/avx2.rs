@@ -14,7 +14,8 @@ impl Kernels for Avx2 {
     const BLOCKS: usize = chacha::LANES;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
-    const LONGEST: usize = 1 << 20;
+    const LONGEST: usize = 768;
+    const LONE: usize = 320;
 
     fn is_available() -> bool {
         is_x86_feature_detected!("avx2")

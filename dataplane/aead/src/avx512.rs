@@ -14,6 +14,7 @@ impl Kernels for Avx512 {
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
     const LONGEST: usize = 1 << 20;
+    const LONE: usize = 1 << 20;
 
     fn is_available() -> bool {
         is_x86_feature_detected!("avx512f")

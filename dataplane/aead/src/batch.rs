@@ -115,6 +115,8 @@ pub(crate) trait Kernels {
     const FEWEST: usize;
     /// Longer packets are quicker one by one, or too long for the sort key and the block counter.
     const LONGEST: usize;
+    /// Longer packets, too, if those to share a pass of Poly1305 with are not half as long.
+    const LONE: usize;
 
     /// Whether this CPU has what the kernels need.
     fn is_available() -> bool;
@@ -249,25 +251,33 @@ impl<K: Kernels> Scratch<K> {
                 self.order.push(((packet.len - least) as u64) << 16 | index as u64);
             }
         }
-        if self.order.len() < K::FEWEST {
-            self.order.iter().for_each(|entry| alone(&mut batch[(entry & 0xffff) as usize]));
-            return false;
-        }
         if !self.order.is_sorted_by(|a, b| a >> 16 >= b >> 16) {
             self.order.sort_unstable_by(|a, b| b.cmp(a));
         }
-        for &entry in &self.order {
-            let index = (entry & 0xffff) as usize;
-            let packet = &mut batch[index];
+        let (bytes, index) = (|entry: u64| (entry >> 16) as usize, |entry: u64| (entry & 0xffff) as usize);
+        let is_lone = |(at, &entry): (usize, &u64)| {
+            let last = self.order.get(at + K::TEXTS - 1).map_or(0, |&last| bytes(last));
+            bytes(entry) > K::LONE && last < bytes(entry) / 2
+        };
+        let mut lone = self.order.iter().enumerate().take_while(|&entry| is_lone(entry)).count();
+        if self.order.len() - lone < K::FEWEST {
+            lone = self.order.len();
+        }
+        for (at, &entry) in self.order.iter().enumerate() {
+            let packet = &mut batch[index(entry)];
+            if at < lone {
+                alone(packet);
+                continue;
+            }
             self.jobs.push(Job {
                 text: packet.frame.as_mut_ptr().wrapping_add(packet.start),
-                bytes: (entry >> 16) as usize,
+                bytes: bytes(entry),
                 key: packet.key.bytes(),
                 counter: packet.counter,
-                index,
+                index: index(entry),
             });
         }
-        true
+        !self.jobs.is_empty()
     }
 
     /// Phase 1.
