@@ -18,6 +18,8 @@ mod batch;
 mod chacha_avx2;
 #[cfg(target_arch = "x86_64")]
 mod chacha_avx512;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod kernel_tests;
 #[cfg(target_arch = "x86_64")]
 mod poly_avx2;
 #[cfg(target_arch = "x86_64")]
