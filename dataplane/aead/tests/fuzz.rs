@@ -108,5 +108,5 @@ fn batches(input: &[u8]) {
 #[test]
 fn batches_of_arbitrary_bytes() {
     let inputs = bolero::generator::produce::<Vec<u8>>().with().len(0_usize..1000);
-    bolero::check!().with_generator(inputs).with_iterations(500).for_each(|input| batches(input));
+    bolero::check!().with_generator(inputs).with_iterations(2000).for_each(|input| batches(input));
 }
