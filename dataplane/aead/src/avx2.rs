@@ -12,6 +12,7 @@ pub(crate) struct Avx2;
 
 impl Kernels for Avx2 {
     const BLOCKS: usize = chacha::LANES;
+    const RUNS: bool = false;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
     const LONGEST: usize = 768;
@@ -21,19 +22,18 @@ impl Kernels for Avx2 {
         is_x86_feature_detected!("avx2")
     }
 
-    unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys, at: usize) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { chacha::one_time_keys(lanes, keys, at) }
+    unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize) {
+        for (lanes, at) in [Some(first), second].into_iter().flatten().zip([at, at + Self::BLOCKS]) {
+            // SAFETY: the caller's promise is the same.
+            unsafe { chacha::one_time_keys(lanes, keys, at) }
+        }
     }
 
-    unsafe fn xor_lanes(lanes: &Lanes) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { chacha::xor_lanes(lanes) }
-    }
-
-    unsafe fn xor_run(key: *const [u8; 32], nonce: (u32, u32), text: *mut u8, passes: usize) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { chacha::xor_run(key, nonce, text, passes) }
+    unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
+        for lanes in [Some(first), second].into_iter().flatten() {
+            // SAFETY: the caller's promise is the same.
+            unsafe { chacha::xor_lanes(lanes) }
+        }
     }
 
     unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {

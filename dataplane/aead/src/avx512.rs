@@ -11,6 +11,7 @@ pub(crate) struct Avx512;
 
 impl Kernels for Avx512 {
     const BLOCKS: usize = chacha::LANES;
+    const RUNS: bool = true;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
     const LONGEST: usize = 1 << 20;
@@ -22,19 +23,14 @@ impl Kernels for Avx512 {
             && is_x86_feature_detected!("avx512ifma")
     }
 
-    unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys, at: usize) {
+    unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize) {
         // SAFETY: the caller's promise is the same.
-        unsafe { chacha::one_time_keys(lanes, keys, at) }
+        unsafe { chacha::one_time_keys(first, second, keys, at) }
     }
 
-    unsafe fn xor_lanes(lanes: &Lanes) {
+    unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
         // SAFETY: the caller's promise is the same.
-        unsafe { chacha::xor_lanes(lanes) }
-    }
-
-    unsafe fn xor_run(key: *const [u8; 32], nonce: (u32, u32), text: *mut u8, passes: usize) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { chacha::xor_run(key, nonce, text, passes) }
+        unsafe { chacha::xor_lanes(first, second) }
     }
 
     unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {

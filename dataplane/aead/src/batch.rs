@@ -3,8 +3,8 @@
 //! 1. One-time keys: block 0 of every packet.
 //! 2. To open: Poly1305 of the ciphertexts and comparison with the tags; packets that fail drop out here, so that no
 //!    plaintext of a forgery ever exists. To seal, this comes last.
-//! 3. ChaCha20: the blocks of all remaining packets as one flat list of lanes; while a whole pass of a packet remains, it
-//!    is taken with the key broadcast.
+//! 3. ChaCha20: the blocks of all remaining packets as one flat list of lanes; while a whole set of lanes of a packet
+//!    remains, it is taken with the key broadcast.
 //!
 //! Packets are taken in descending order of length, so that neighbours in a pass end together. Few packets at once leave
 //! most lanes idle; they go through [`crate::portable`], as do packets too long for the kernels at hand.
@@ -58,6 +58,9 @@ pub(crate) struct Lanes {
     pub(crate) text: [*mut u8; MAX_LANES],
     /// How many bytes to XOR, at most [`BLOCK`]; none for an idle lane.
     pub(crate) bytes: [usize; MAX_LANES],
+    /// All lanes are whole blocks of the first lane's packet, one after another; the others need not name key, counter
+    /// and block.
+    pub(crate) run: bool,
 }
 
 impl Lanes {
@@ -70,7 +73,16 @@ impl Lanes {
             key: [std::ptr::null(); MAX_LANES],
             text: [std::ptr::null_mut(); MAX_LANES],
             bytes: [0; MAX_LANES],
+            run: false,
         }
+    }
+
+    /// Names what a lane works on.
+    fn set(&mut self, lane: usize, job: &Job, block: u32) {
+        self.block[lane] = block;
+        self.key[lane] = job.key;
+        let [a, b, c, d, e, f, g, h] = job.counter.to_le_bytes();
+        (self.low[lane], self.high[lane]) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
     }
 }
 
@@ -97,18 +109,14 @@ impl Job {
     fn tag(&self) -> *mut [u8; TAG_BYTES] {
         self.text.wrapping_add(self.bytes).cast()
     }
-
-    /// The two words of its nonce that are not zero.
-    fn nonce(&self) -> (u32, u32) {
-        let [a, b, c, d, e, f, g, h] = self.counter.to_le_bytes();
-        (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
-    }
 }
 
 /// The vector arithmetic of a backend.
 pub(crate) trait Kernels {
     /// Blocks a pass of ChaCha20, at most [`MAX_LANES`].
     const BLOCKS: usize;
+    /// Whether runs of lanes gain anything.
+    const RUNS: bool;
     /// Packets a pass of Poly1305.
     const TEXTS: usize;
     /// Fewer packets than this are quicker one by one.
@@ -121,23 +129,18 @@ pub(crate) trait Kernels {
     /// Whether this CPU has what the kernels need.
     fn is_available() -> bool;
 
-    /// The Poly1305 keys of [`Self::BLOCKS`] packets (RFC 8439, section 2.6) into the rows from `at` on.
+    /// The Poly1305 keys of [`Self::BLOCKS`] packets, or twice as many (RFC 8439, section 2.6), into the rows from `at`
+    /// on.
     ///
     /// # Safety
     /// [`Self::is_available`] holds; every key is readable.
-    unsafe fn one_time_keys(lanes: &Lanes, keys: &mut OneTimeKeys, at: usize);
+    unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize);
 
-    /// XORs one block of key stream into each lane's bytes.
+    /// XORs one block of key stream into each lane's bytes, of one or two sets of lanes.
     ///
     /// # Safety
     /// [`Self::is_available`] holds; every key is readable; each lane's bytes are ours to read and write.
-    unsafe fn xor_lanes(lanes: &Lanes);
-
-    /// XORs the key stream from block 1 on into `passes` times [`Self::BLOCKS`] blocks of one packet.
-    ///
-    /// # Safety
-    /// [`Self::is_available`] holds; the key is readable; the bytes at `text` are ours to read and write.
-    unsafe fn xor_run(key: *const [u8; 32], nonce: (u32, u32), text: *mut u8, passes: usize);
+    unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>);
 
     /// The tags of at most [`Self::TEXTS`] ciphertexts, the longest first, with keys and tags in the rows from `at` on.
     ///
@@ -282,15 +285,17 @@ impl<K: Kernels> Scratch<K> {
 
     /// Phase 1.
     fn one_time_keys(&mut self) {
-        let mut lanes = Lanes::idle();
-        for (group, jobs) in self.jobs.chunks(K::BLOCKS).enumerate() {
-            for lane in 0..K::BLOCKS {
-                let job = &jobs[lane.min(jobs.len() - 1)];
-                lanes.key[lane] = job.key;
-                (lanes.low[lane], lanes.high[lane]) = job.nonce();
+        let mut sets = [Lanes::idle(), Lanes::idle()];
+        for (group, jobs) in self.jobs.chunks(2 * K::BLOCKS).enumerate() {
+            let used = if jobs.len() > K::BLOCKS { 2 } else { 1 };
+            // Idle lanes do as the last one, for nothing.
+            for lane in 0..used * K::BLOCKS {
+                sets[lane / K::BLOCKS].set(lane % K::BLOCKS, &jobs[lane.min(jobs.len() - 1)], 0);
             }
+            let [first, second] = &sets;
+            let second = (used == 2).then_some(second);
             // SAFETY: keys are borrowed by the batch; a scratch exists only where the kernels are available.
-            unsafe { K::one_time_keys(&lanes, &mut self.keys, group * K::BLOCKS) };
+            unsafe { K::one_time_keys(first, second, &mut self.keys, group * 2 * K::BLOCKS) };
         }
     }
 
@@ -305,48 +310,19 @@ impl<K: Kernels> Scratch<K> {
 
     /// Phase 3.
     fn encrypt(&self) {
-        // Two sets: a pass runs once the next is written, because loading a whole register right behind the stores of
-        // its words would stall.
-        let mut sets = [Lanes::idle(), Lanes::idle()];
-        let (mut current, mut filled, mut waiting) = (0, 0, false);
+        let mut passes = Passes::<K>::new();
         for job in &self.jobs {
-            let passes = job.bytes / (K::BLOCKS * BLOCK);
-            if passes > 0 {
-                // SAFETY: that many passes lie in the text; a scratch exists only where the kernels are available.
-                unsafe { K::xor_run(job.key, job.nonce(), job.text, passes) };
+            let mut at = 0;
+            while K::RUNS && job.bytes - at >= K::BLOCKS * BLOCK {
+                passes.run(job, at);
+                at += K::BLOCKS * BLOCK;
             }
-            let mut at = passes * K::BLOCKS * BLOCK;
             while at < job.bytes {
-                let lanes = &mut sets[current];
-                lanes.block[filled] = (at / BLOCK) as u32 + 1;
-                (lanes.low[filled], lanes.high[filled]) = job.nonce();
-                lanes.key[filled] = job.key;
-                lanes.text[filled] = job.text.wrapping_add(at);
-                lanes.bytes[filled] = (job.bytes - at).min(BLOCK);
+                passes.block(job, at);
                 at += BLOCK;
-                filled += 1;
-                if filled == K::BLOCKS {
-                    if waiting {
-                        // SAFETY: full lanes lie in frames and name keys that the batch borrows; a scratch exists only
-                        // where the kernels are available.
-                        unsafe { K::xor_lanes(&sets[1 - current]) };
-                    }
-                    (current, filled, waiting) = (1 - current, 0, true);
-                }
             }
         }
-        if waiting {
-            // SAFETY: as above.
-            unsafe { K::xor_lanes(&sets[1 - current]) };
-        }
-        if filled > 0 {
-            let lanes = &mut sets[current];
-            lanes.bytes[filled..].fill(0);
-            let key = lanes.key[0];
-            lanes.key[filled..].fill(key);
-            // SAFETY: as above; idle lanes have no bytes.
-            unsafe { K::xor_lanes(lanes) };
-        }
+        passes.finish();
     }
 
     /// Wipes what was derived from keys, in memory and in registers.
@@ -360,5 +336,82 @@ impl<K: Kernels> Scratch<K> {
         self.order.clear();
         // SAFETY: a scratch exists only where the kernels are available.
         unsafe { K::wipe_registers() };
+    }
+}
+
+/// Lanes on their way to [`Kernels::xor_lanes`], which takes two full sets at a time. One set is being filled block by
+/// block, another may wait for its partner, and the third is for runs.
+struct Passes<K> {
+    sets: [Lanes; 3],
+    filling: usize,
+    filled: usize,
+    waiting: Option<usize>,
+    kernels: PhantomData<K>,
+}
+
+impl<K: Kernels> Passes<K> {
+    fn new() -> Self {
+        let sets = [Lanes::idle(), Lanes::idle(), Lanes::idle()];
+        Self { sets, filling: 0, filled: 0, waiting: None, kernels: PhantomData }
+    }
+
+    /// The set that is neither being filled nor waiting.
+    fn free(&self) -> usize {
+        (0..3).find(|&set| set != self.filling && Some(set) != self.waiting).unwrap_or(self.filling)
+    }
+
+    /// As many blocks of one packet as there are lanes.
+    fn run(&mut self, job: &Job, at: usize) {
+        let free = self.free();
+        let lanes = &mut self.sets[free];
+        lanes.run = true;
+        lanes.set(0, job, (at / BLOCK) as u32 + 1);
+        for lane in 0..K::BLOCKS {
+            lanes.text[lane] = job.text.wrapping_add(at + lane * BLOCK);
+            lanes.bytes[lane] = BLOCK;
+        }
+        self.submit(free);
+    }
+
+    /// One block, or what is left of it.
+    fn block(&mut self, job: &Job, at: usize) {
+        let lanes = &mut self.sets[self.filling];
+        lanes.set(self.filled, job, (at / BLOCK) as u32 + 1);
+        lanes.text[self.filled] = job.text.wrapping_add(at);
+        lanes.bytes[self.filled] = (job.bytes - at).min(BLOCK);
+        self.filled += 1;
+        if self.filled == K::BLOCKS {
+            lanes.run = false;
+            self.submit(self.filling);
+            self.filling = self.free();
+            self.filled = 0;
+        }
+    }
+
+    /// Lets a full set wait, or does it with the one that waits.
+    fn submit(&mut self, set: usize) {
+        if let Some(first) = self.waiting.take() {
+            // SAFETY: full lanes lie in frames and name keys that the batch borrows; a scratch, and so a job, exists only
+            // where the kernels are available.
+            unsafe { K::xor_lanes(&self.sets[first], Some(&self.sets[set])) };
+        } else {
+            self.waiting = Some(set);
+        }
+    }
+
+    /// Does what is left.
+    fn finish(mut self) {
+        if self.filled > 0 {
+            let lanes = &mut self.sets[self.filling];
+            lanes.bytes[self.filled..].fill(0);
+            let key = lanes.key[0];
+            lanes.key[self.filled..].fill(key);
+            lanes.run = false;
+            self.submit(self.filling);
+        }
+        if let Some(first) = self.waiting {
+            // SAFETY: as above; idle lanes have no bytes.
+            unsafe { K::xor_lanes(&self.sets[first], None) };
+        }
     }
 }

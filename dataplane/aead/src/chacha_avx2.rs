@@ -1,7 +1,6 @@
 //! ChaCha20 (RFC 8439, section 2.3) eight blocks a pass, one block a 32-bit lane of AVX2 registers.
 //!
-//! Lanes may belong to different packets with different keys ([`xor_lanes`], [`one_time_keys`]) or be consecutive blocks
-//! of one packet with its key broadcast ([`xor_run`]). In order: gather and transpose the keys, twenty rounds, add the
+//! Each lane has its own key, even those of one packet. In order: gather and transpose the keys, twenty rounds, add the
 //! input, transpose back, XOR.
 //!
 //! Constant time: additions, XORs, shifts and shuffles by constants only. Branches depend on lengths and addresses, which
@@ -17,8 +16,6 @@ use crate::batch::{BLOCK, Lanes, OneTimeKeys, SIGMA};
 
 /// Blocks a pass.
 pub(crate) const LANES: usize = 8;
-/// Bytes of a whole pass.
-const PASS: usize = LANES * BLOCK;
 /// Bytes of a register.
 const REGISTER: usize = 32;
 
@@ -93,16 +90,6 @@ fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
     [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
 }
 
-/// State words: the constants, the key's, then block counter and nonce.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn state(key: [__m256i; 8], block: __m256i, low: __m256i, high: __m256i) -> State {
-    let sigma = |i: usize| _mm256_set1_epi32(SIGMA[i].cast_signed());
-    let [a, b, c, d, e, f, g, h] = key;
-    let zero = _mm256_setzero_si256();
-    [sigma(0), sigma(1), sigma(2), sigma(3), a, b, c, d, e, f, g, h, block, zero, low, high]
-}
-
 /// The inputs of lanes that each have a key.
 ///
 /// # Safety
@@ -119,8 +106,10 @@ unsafe fn gather(lanes: &Lanes) -> State {
         // SAFETY: the slice covers the 32 bytes read.
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     };
-    let keys = transpose([key(0), key(1), key(2), key(3), key(4), key(5), key(6), key(7)]);
-    state(keys, words(&lanes.block), words(&lanes.low), words(&lanes.high))
+    let [a, b, c, d, e, f, g, h] = transpose([key(0), key(1), key(2), key(3), key(4), key(5), key(6), key(7)]);
+    let [i, j, k, l] = SIGMA.map(|word| _mm256_set1_epi32(word.cast_signed()));
+    let (block, low, high) = (words(&lanes.block), words(&lanes.low), words(&lanes.high));
+    [i, j, k, l, a, b, c, d, e, f, g, h, block, _mm256_setzero_si256(), low, high]
 }
 
 /// XORs 32 bytes of key stream.
@@ -174,14 +163,6 @@ unsafe fn apply_partly(text: *mut u8, bytes: usize, stream: [__m256i; 2]) {
     }
 }
 
-/// The key stream of each lane, in two halves.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn streams(input: &State) -> [[__m256i; 8]; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = blocks(input);
-    [transpose([a, b, c, d, e, f, g, h]), transpose([i, j, k, l, m, n, o, p])]
-}
-
 /// XORs one block of key stream into each lane's bytes.
 ///
 /// # Safety
@@ -190,7 +171,8 @@ fn streams(input: &State) -> [[__m256i; 8]; 2] {
 pub(crate) unsafe fn xor_lanes(lanes: &Lanes) {
     // SAFETY: the caller vouches for the keys.
     let input = unsafe { gather(lanes) };
-    let [low, high] = streams(&input);
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = blocks(&input);
+    let (low, high) = (transpose([a, b, c, d, e, f, g, h]), transpose([i, j, k, l, m, n, o, p]));
     for lane in 0..LANES {
         let (text, bytes) = (lanes.text[lane], lanes.bytes[lane]);
         if bytes >= BLOCK {
@@ -202,31 +184,6 @@ pub(crate) unsafe fn xor_lanes(lanes: &Lanes) {
             // SAFETY: the caller vouches for the lane's bytes.
             unsafe { apply_partly(text, bytes, [low[lane], high[lane]]) };
         }
-    }
-}
-
-/// XORs the key stream from block 1 on into `passes` times [`PASS`] bytes of one packet.
-///
-/// # Safety
-/// The CPU has AVX2; the key is readable; the bytes at `text` are ours to read and write.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn xor_run(key: *const [u8; 32], (low, high): (u32, u32), text: *mut u8, passes: usize) {
-    // SAFETY: the caller vouches for the key.
-    let key = unsafe { _mm256_loadu_si256(key.cast()) };
-    let word = |i: i32| _mm256_permutevar8x32_epi32(key, _mm256_set1_epi32(i));
-    let all = |word: u32| _mm256_set1_epi32(word.cast_signed());
-    let key = [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
-    let mut input = state(key, _mm256_set_epi32(8, 7, 6, 5, 4, 3, 2, 1), all(low), all(high));
-    for pass in 0..passes {
-        let [low, high] = streams(&input);
-        for lane in 0..LANES {
-            let text = text.wrapping_add(pass * PASS + lane * BLOCK);
-            // SAFETY: the caller vouches for these 64 bytes.
-            unsafe { apply(text, low[lane]) };
-            // SAFETY: as above.
-            unsafe { apply(text.wrapping_add(REGISTER), high[lane]) };
-        }
-        input[12] = _mm256_add_epi32(input[12], _mm256_set1_epi32(8));
     }
 }
 
