@@ -79,10 +79,10 @@ fn add_input(v: &State, input: &State) -> State {
     each_word!(|i: usize| _mm512_add_epi32(v[i], input[i]))
 }
 
-/// Sixteen blocks of key stream: twenty rounds and the addition of the input.
+/// Twenty rounds on sixteen blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn blocks(input: &State) -> State {
+fn rounds(input: &State) -> State {
     let mut v = *input;
     // SAFETY: only named registers and the counter change.
     unsafe {
@@ -100,13 +100,13 @@ fn blocks(input: &State) -> State {
             options(pure, nomem, nostack)
         );
     }
-    add_input(&v, input)
+    v
 }
 
-/// Twice sixteen blocks of key stream.
+/// Twenty rounds on thirty-two blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn twice_blocks(first: &State, second: &State) -> [State; 2] {
+fn twice_rounds(first: &State, second: &State) -> [State; 2] {
     let (mut v, mut w) = (*first, *second);
     // SAFETY: only named registers and the counter change.
     unsafe {
@@ -134,7 +134,7 @@ fn twice_blocks(first: &State, second: &State) -> [State; 2] {
             options(pure, nomem, nostack)
         );
     }
-    [add_input(&v, first), add_input(&w, second)]
+    [v, w]
 }
 
 /// Transposes 4 x 4 words within each quarter of the registers.
@@ -260,32 +260,31 @@ unsafe fn apply(text: *mut u8, bytes: usize, stream: __m512i) {
     }
 }
 
-/// XORs a block of key stream into each lane's bytes.
-///
-/// # Safety
-/// Each lane's bytes must be ours to read and write.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn apply_all(lanes: &Lanes, v: &State) {
-    let put = |lane: usize, stream: __m512i| {
-        // SAFETY: the caller vouches for the lane's bytes.
-        unsafe { apply(lanes.text[lane], lanes.bytes[lane], stream) };
+/// XORs a block of key stream, whose input is still to be added, into each lane's bytes. A macro, because called as a
+/// function it would be given sixteen registers through memory.
+macro_rules! apply_all {
+    ($lanes:expr, $v:expr, $input:expr) => {{
+        let (lanes, v) = ($lanes, add_input(&$v, &$input));
+        let a = transpose_words(v[0], v[1], v[2], v[3]);
+        let b = transpose_words(v[4], v[5], v[6], v[7]);
+        let c = transpose_words(v[8], v[9], v[10], v[11]);
+        let d = transpose_words(v[12], v[13], v[14], v[15]);
+        apply_all!(@ lanes, a, b, c, d, 0, 4, 8, 12);
+        apply_all!(@ lanes, a, b, c, d, 1, 5, 9, 13);
+        apply_all!(@ lanes, a, b, c, d, 2, 6, 10, 14);
+        apply_all!(@ lanes, a, b, c, d, 3, 7, 11, 15);
+    }};
+    (@ $lanes:ident, $a:ident, $b:ident, $c:ident, $d:ident, $j:literal, $k:literal, $l:literal, $m:literal) => {
+        let [first, second, third, fourth] = transpose_quarters($a[$j], $b[$j], $c[$j], $d[$j]);
+        // SAFETY: the caller vouches for the lane's bytes, here and below.
+        unsafe { apply($lanes.text[$j], $lanes.bytes[$j], first) };
+        // SAFETY: as above.
+        unsafe { apply($lanes.text[$k], $lanes.bytes[$k], second) };
+        // SAFETY: as above.
+        unsafe { apply($lanes.text[$l], $lanes.bytes[$l], third) };
+        // SAFETY: as above.
+        unsafe { apply($lanes.text[$m], $lanes.bytes[$m], fourth) };
     };
-    let a = transpose_words(v[0], v[1], v[2], v[3]);
-    let b = transpose_words(v[4], v[5], v[6], v[7]);
-    let c = transpose_words(v[8], v[9], v[10], v[11]);
-    let d = transpose_words(v[12], v[13], v[14], v[15]);
-    let four = |j: usize| {
-        let [first, second, third, fourth] = transpose_quarters(a[j], b[j], c[j], d[j]);
-        put(j, first);
-        put(j + 4, second);
-        put(j + 8, third);
-        put(j + 12, fourth);
-    };
-    four(0);
-    four(1);
-    four(2);
-    four(3);
 }
 
 /// XORs one block of key stream into each lane's bytes, of one or two sets.
@@ -297,17 +296,14 @@ pub(crate) unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
     // SAFETY: the caller vouches for the keys.
     let one = unsafe { input(first) };
     let Some(second) = second else {
-        // SAFETY: the caller vouches for the lanes' bytes.
-        unsafe { apply_all(first, &blocks(&one)) };
+        apply_all!(first, rounds(&one), one);
         return;
     };
     // SAFETY: the caller vouches for the keys.
     let two = unsafe { input(second) };
-    let [one, two] = twice_blocks(&one, &two);
-    // SAFETY: the caller vouches for the lanes' bytes.
-    unsafe { apply_all(first, &one) };
-    // SAFETY: as above.
-    unsafe { apply_all(second, &two) };
+    let [v, w] = twice_rounds(&one, &two);
+    apply_all!(first, v, one);
+    apply_all!(second, w, two);
 }
 
 /// The Poly1305 keys of sixteen packets, or thirty-two: the first half of their block 0 (RFC 8439, section 2.6).
@@ -319,14 +315,14 @@ pub(crate) unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: 
     // SAFETY: the caller vouches for the keys.
     let one = unsafe { input(first) };
     let Some(second) = second else {
-        put_keys(&blocks(&one), keys, at);
+        put_keys(&add_input(&rounds(&one), &one), keys, at);
         return;
     };
     // SAFETY: the caller vouches for the keys.
     let two = unsafe { input(second) };
-    let [one, two] = twice_blocks(&one, &two);
-    put_keys(&one, keys, at);
-    put_keys(&two, keys, at + LANES);
+    let [v, w] = twice_rounds(&one, &two);
+    put_keys(&add_input(&v, &one), keys, at);
+    put_keys(&add_input(&w, &two), keys, at + LANES);
 }
 
 /// The first half of each block into rows.
