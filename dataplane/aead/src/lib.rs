@@ -24,6 +24,8 @@ mod kernel_tests;
 mod poly_avx2;
 #[cfg(target_arch = "x86_64")]
 mod poly_avx512;
+#[cfg(target_arch = "x86_64")]
+mod poly_avx512_alone;
 mod portable;
 
 use std::fmt;

@@ -6,6 +6,10 @@
 //! end in the same step. Long messages take four blocks a step with r to r^4 and one reduction; messages of at most four
 //! blocks take one block a step and need no powers.
 //!
+//! Lanes idle while one packet is much longer than its neighbours. Such packets come first, by themselves ([`crate::poly_avx512_alone`]): lane
+//! = block, with r^8 to r^32 between steps of 32 blocks and r^8 to r at the end; their accumulators join the others' before
+//! the block of lengths. Which ones is decided by what the steps cost ([`alone::worth_it`]).
+//!
 //! Bounds: a carried accumulator has limbs below 2^44, 2^44 + 2^8 and 2^42; with a block added below 2^45 + 2^8. Twelve
 //! products of such limbs with limbs of r (2^44 + 2^8) or 20 r (2^48.4) sum to less than 2^56 in the low halves; in the
 //! high halves of the top column they stay below 2^39, so that the carry out of it is below 2^50 and five times it below
@@ -20,27 +24,28 @@ use std::arch::x86_64::*;
 
 use crate::batch::{Job, OneTimeKeys, Row, Tags};
 use crate::chacha_avx512::transpose_quarters;
+use crate::poly_avx512_alone as alone;
 
 /// Packets at once.
 pub(crate) const LANES: usize = 8;
 /// Bytes of a step of four blocks.
-const STEP: usize = 64;
+pub(crate) const STEP: usize = 64;
 
-type Limbs = [__m512i; 3];
+pub(crate) type Limbs = [__m512i; 3];
 
 /// A power of r: its limbs, and twenty times the upper two.
 #[derive(Clone, Copy)]
-struct Power {
-    r: Limbs,
+pub(crate) struct Power {
+    pub(crate) r: Limbs,
     s1: __m512i,
     s2: __m512i,
 }
 
 /// Sums of products, low and high halves apart.
 #[derive(Clone, Copy)]
-struct Sums {
-    low: Limbs,
-    high: Limbs,
+pub(crate) struct Sums {
+    pub(crate) low: Limbs,
+    pub(crate) high: Limbs,
 }
 
 #[inline]
@@ -58,21 +63,21 @@ fn mask42() -> __m512i {
 /// The bit 2^128 of a full block, in the top limb.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn top_bit() -> __m512i {
+pub(crate) fn top_bit() -> __m512i {
     _mm512_set1_epi64(1 << 40)
 }
 
 /// 128 bits in limbs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn split(low: __m512i, high: __m512i) -> Limbs {
+pub(crate) fn split(low: __m512i, high: __m512i) -> Limbs {
     let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
     [_mm512_and_si512(low, mask44()), _mm512_and_si512(middle, mask44()), _mm512_srli_epi64::<24>(high)]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn power(r: Limbs) -> Power {
+pub(crate) fn power(r: Limbs) -> Power {
     let zero = _mm512_setzero_si512();
     let twenty = _mm512_set1_epi64(20);
     Power { r, s1: _mm512_madd52lo_epu64(zero, r[1], twenty), s2: _mm512_madd52lo_epu64(zero, r[2], twenty) }
@@ -87,7 +92,7 @@ fn no_sums() -> Sums {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn multiply_add(mut sums: Sums, m: Limbs, by: &Power) -> Sums {
+pub(crate) fn multiply_add(mut sums: Sums, m: Limbs, by: &Power) -> Sums {
     let Power { r: [r0, r1, r2], s1, s2 } = *by;
     macro_rules! row {
         ($limb:expr, $a:expr, $b:expr, $c:expr) => {
@@ -108,7 +113,7 @@ fn multiply_add(mut sums: Sums, m: Limbs, by: &Power) -> Sums {
 /// Carries sums back into limbs, modulo 2^130 - 5.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn reduce(sums: Sums) -> Limbs {
+pub(crate) fn reduce(sums: Sums) -> Limbs {
     let Sums { low, high } = sums;
     let d1 = _mm512_add_epi64(low[1], _mm512_slli_epi64::<8>(high[0]));
     let d2 = _mm512_add_epi64(low[2], _mm512_slli_epi64::<8>(high[1]));
@@ -132,18 +137,24 @@ fn add(a: Limbs, b: Limbs) -> Limbs {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn multiply(a: Limbs, by: &Power) -> Limbs {
+pub(crate) fn multiply(a: Limbs, by: &Power) -> Limbs {
     reduce(multiply_add(no_sums(), a, by))
+}
+
+/// Transposes 8 x 8 words: the even columns, then the odd ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(crate) fn transpose(rows: [__m512i; LANES]) -> [[__m512i; 4]; 2] {
+    let even = |i: usize| _mm512_unpacklo_epi64(rows[i], rows[i + 1]);
+    let odd = |i: usize| _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
+    [transpose_quarters(even(0), even(2), even(4), even(6)), transpose_quarters(odd(0), odd(2), odd(4), odd(6))]
 }
 
 /// Four blocks of every lane from their 64 bytes each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn four_blocks(rows: [__m512i; LANES]) -> [Limbs; 4] {
-    let even = |i: usize| _mm512_unpacklo_epi64(rows[i], rows[i + 1]);
-    let odd = |i: usize| _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
-    let low = transpose_quarters(even(0), even(2), even(4), even(6));
-    let high = transpose_quarters(odd(0), odd(2), odd(4), odd(6));
+    let [low, high] = transpose(rows);
     [split(low[0], high[0]), split(low[1], high[1]), split(low[2], high[2]), split(low[3], high[3])]
 }
 
@@ -166,6 +177,24 @@ unsafe fn load_full(text: &[*const u8; LANES], step: usize) -> [Limbs; 4] {
     blocks
 }
 
+/// The 64 bytes at `from`, which lies `offset` bytes behind the beginning of a text (or before it, if negative); bytes
+/// outside the text read as zero and are not touched.
+///
+/// # Safety
+/// The text is readable for its length.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(crate) unsafe fn load_inside(from: *const u8, offset: i64, bytes: usize) -> __m512i {
+    let skip = (-offset).clamp(0, 64);
+    let end = (bytes.cast_signed() as i64 - offset).clamp(0, 64);
+    if skip >= end {
+        return _mm512_setzero_si512();
+    }
+    let mask = (u64::MAX << skip) & (u64::MAX >> (64 - end));
+    // SAFETY: the mask keeps the access to the text.
+    unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) }
+}
+
 /// A step in which lanes may not have begun or end: bytes outside the message read as zero and are not touched.
 ///
 /// # Safety
@@ -179,16 +208,9 @@ unsafe fn load_masked(
     step: usize,
 ) -> [Limbs; 4] {
     let row = |lane: usize| {
-        let from = (step * 4).cast_signed() as i64 - padding[lane];
-        let offset = from * 16;
-        let skip = (-offset).clamp(0, 64);
-        let end = (bytes[lane].cast_signed() as i64 - offset).clamp(0, 64);
-        if skip >= end {
-            return _mm512_setzero_si512();
-        }
-        let mask = (u64::MAX << skip) & (u64::MAX >> (64 - end));
-        // SAFETY: the mask keeps the access to the lane's text.
-        unsafe { _mm512_maskz_loadu_epi8(mask, shifted[lane].wrapping_add(step * STEP).cast()) }
+        let offset = ((step * 4).cast_signed() as i64 - padding[lane]) * 16;
+        // SAFETY: the caller vouches for the lane's text.
+        unsafe { load_inside(shifted[lane].wrapping_add(step * STEP), offset, bytes[lane]) }
     };
     let mut blocks = four_blocks([row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]);
     // SAFETY: the reference covers the 64 bytes read.
@@ -207,25 +229,41 @@ unsafe fn load_masked(
     blocks
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(crate) fn load(words: &[u64; LANES]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes read.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(crate) fn store(words: &mut [u64; LANES], register: __m512i) {
+    // SAFETY: the reference covers the 64 bytes written.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), register) };
+}
+
 /// The tags of at most eight ciphertexts, the longest first, with keys and tags in the rows from `at` on.
 ///
 /// # Safety
 /// The CPU has the features; each text is readable for its length.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
-    let load = |words: &[u64]| {
-        let words: &[u64] = &words[..LANES];
+    let key = |word: usize| {
+        let words: &[u64] = &keys[word].0[at..at + LANES];
         // SAFETY: the slice covers the 64 bytes read.
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     };
-    let key = |word: usize| load(&keys[word].0[at..]);
     let clamp_low = _mm512_set1_epi64(0x0fff_fffc_0fff_ffff);
     let clamp_high = _mm512_set1_epi64(0x0fff_fffc_0fff_fffc);
     let r = power(split(_mm512_and_si512(key(0), clamp_low), _mm512_and_si512(key(1), clamp_high)));
+    let apart = alone::worth_it(jobs);
     // Idle lanes do as the last one, for nothing.
     let job = |lane: usize| &jobs[lane.min(jobs.len() - 1)];
-    let bytes: [usize; LANES] = std::array::from_fn(|lane| job(lane).bytes);
-    let most = bytes[0].div_ceil(16);
+    // In the lanes, packets that are taken by themselves are empty.
+    let bytes: [usize; LANES] =
+        std::array::from_fn(|lane| if lane.min(jobs.len() - 1) < apart { 0 } else { job(lane).bytes });
+    let most = jobs.get(apart).map_or(0, |job| job.bytes.div_ceil(16));
     let steps = most.div_ceil(4);
     let mut padding = [0_i64; LANES];
     let mut shifted = [std::ptr::null(); LANES];
@@ -239,6 +277,12 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
     let masked = |step: usize| {
         // SAFETY: the caller vouches for the texts.
         unsafe { load_masked(&shifted, &bytes, &padding, step) }
+    };
+    let powers = if steps > 1 || apart > 0 {
+        let r2 = power(multiply(r.r, &r));
+        [r, r2, power(multiply(r2.r, &r)), power(multiply(r2.r, &r2))]
+    } else {
+        [r; 4]
     };
     let zero = _mm512_setzero_si512();
     let mut h = [zero; 3];
@@ -255,9 +299,7 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
         }
         h = multiply(add(h, blocks[3]), &r);
     } else if steps > 1 {
-        let r2 = power(multiply(r.r, &r));
-        let r3 = power(multiply(r2.r, &r));
-        let r4 = power(multiply(r2.r, &r2));
+        let [r, r2, r3, r4] = powers;
         let horner = |h: Limbs, m: [Limbs; 4]| {
             let sums = multiply_add(no_sums(), m[3], &r);
             let sums = multiply_add(sums, m[2], &r2);
@@ -274,7 +316,11 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
         }
         h = horner(h, masked(steps - 1));
     }
-    let lengths = bytes.map(|bytes| bytes as u64);
+    if apart > 0 {
+        // SAFETY: the caller vouches for the texts.
+        h = add(h, unsafe { alone::accumulators(&jobs[..apart], &powers) });
+    }
+    let lengths = std::array::from_fn(|lane| job(lane).bytes as u64);
     let mut last = split(zero, load(&lengths));
     last[2] = _mm512_or_si512(last[2], top_bit());
     h = multiply(add(h, last), &r);
