@@ -9,7 +9,7 @@
 //! Packets are taken in descending order of length, so that neighbours in a pass end together. Few packets at once leave
 //! most lanes idle; they go through [`crate::portable`], as do packets too long for the kernels at hand.
 //!
-//! Invariant kept: pointers in `jobs` come from the batch at hand and the list is empty between calls. Constant time:
+//! Invariant kept: pointers in `jobs` and `sets` that are used come from the batch at hand. Constant time:
 //! beyond the kernels, only lengths and verdicts decide branches; tags are compared by one accumulated difference.
 #![expect(unsafe_code, reason = "calls into kernels that need CPU features and raw pointers into disjoint frames")]
 #![expect(clippy::indexing_slicing, reason = "indices below the limits of the batch's arrays, on the hot path")]
@@ -161,10 +161,11 @@ pub(crate) struct Scratch<K> {
     jobs: Vec<Job>,
     keys: Box<OneTimeKeys>,
     tags: Box<Tags>,
+    sets: Box<[Lanes; 3]>,
     kernels: PhantomData<K>,
 }
 
-// SAFETY: the pointers in `jobs` live for the time of one call only; the list is empty between calls.
+// SAFETY: the pointers in `jobs` and `sets` are used in the call that set them only.
 unsafe impl<K> Send for Scratch<K> {}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,6 +182,7 @@ impl<K: Kernels> Scratch<K> {
             jobs: Vec::with_capacity(MAX_BATCH),
             keys: Box::new([Row::ZERO; 4]),
             tags: Box::new([Row::ZERO; 2]),
+            sets: Box::new([Lanes::idle(), Lanes::idle(), Lanes::idle()]),
             kernels: PhantomData,
         })
     }
@@ -285,17 +287,18 @@ impl<K: Kernels> Scratch<K> {
 
     /// Phase 1.
     fn one_time_keys(&mut self) {
-        let mut sets = [Lanes::idle(), Lanes::idle()];
+        let [one, two, _] = &mut *self.sets;
+        (one.run, two.run) = (false, false);
         for (group, jobs) in self.jobs.chunks(2 * K::BLOCKS).enumerate() {
             let used = if jobs.len() > K::BLOCKS { 2 } else { 1 };
             // Idle lanes do as the last one, for nothing.
             for lane in 0..used * K::BLOCKS {
-                sets[lane / K::BLOCKS].set(lane % K::BLOCKS, &jobs[lane.min(jobs.len() - 1)], 0);
+                let set = if lane < K::BLOCKS { &mut *one } else { &mut *two };
+                set.set(lane % K::BLOCKS, &jobs[lane.min(jobs.len() - 1)], 0);
             }
-            let [first, second] = &sets;
-            let second = (used == 2).then_some(second);
+            let second = (used == 2).then_some(&*two);
             // SAFETY: keys are borrowed by the batch; a scratch exists only where the kernels are available.
-            unsafe { K::one_time_keys(first, second, &mut self.keys, group * 2 * K::BLOCKS) };
+            unsafe { K::one_time_keys(one, second, &mut self.keys, group * 2 * K::BLOCKS) };
         }
     }
 
@@ -309,8 +312,9 @@ impl<K: Kernels> Scratch<K> {
     }
 
     /// Phase 3.
-    fn encrypt(&self) {
-        let mut passes = Passes::<K>::new();
+    fn encrypt(&mut self) {
+        let mut passes =
+            Passes::<K> { sets: &mut self.sets, filling: 0, filled: 0, waiting: None, kernels: PhantomData };
         for job in &self.jobs {
             let mut at = 0;
             while K::RUNS && job.bytes - at >= K::BLOCKS * BLOCK {
@@ -341,20 +345,15 @@ impl<K: Kernels> Scratch<K> {
 
 /// Lanes on their way to [`Kernels::xor_lanes`], which takes two full sets at a time. One set is being filled block by
 /// block, another may wait for its partner, and the third is for runs.
-struct Passes<K> {
-    sets: [Lanes; 3],
+struct Passes<'a, K> {
+    sets: &'a mut [Lanes; 3],
     filling: usize,
     filled: usize,
     waiting: Option<usize>,
     kernels: PhantomData<K>,
 }
 
-impl<K: Kernels> Passes<K> {
-    fn new() -> Self {
-        let sets = [Lanes::idle(), Lanes::idle(), Lanes::idle()];
-        Self { sets, filling: 0, filled: 0, waiting: None, kernels: PhantomData }
-    }
-
+impl<K: Kernels> Passes<'_, K> {
     /// The set that is neither being filled nor waiting.
     fn free(&self) -> usize {
         (0..3).find(|&set| set != self.filling && Some(set) != self.waiting).unwrap_or(self.filling)
@@ -400,7 +399,7 @@ impl<K: Kernels> Passes<K> {
     }
 
     /// Does what is left.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         if self.filled > 0 {
             let lanes = &mut self.sets[self.filling];
             lanes.bytes[self.filled..].fill(0);

@@ -278,28 +278,31 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
         // SAFETY: the caller vouches for the texts.
         unsafe { load_masked(&shifted, &bytes, &padding, step) }
     };
+    let r2 = power(multiply(r.r, &r));
     let powers = if steps > 1 || apart > 0 {
-        let r2 = power(multiply(r.r, &r));
         [r, r2, power(multiply(r2.r, &r)), power(multiply(r2.r, &r2))]
     } else {
-        [r; 4]
+        [r, r2, r2, r2]
     };
     let zero = _mm512_setzero_si512();
-    let mut h = [zero; 3];
+    let (mut h, mut sums) = ([zero; 3], no_sums());
     if steps == 1 {
+        // At most three multiplications deep, because few of them fill the time that one takes: the first two blocks, the
+        // next two with the result, then the lengths.
         let blocks = masked(0);
-        if most >= 4 {
-            h = multiply(blocks[0], &r);
-        }
-        if most >= 3 {
-            h = multiply(add(h, blocks[1]), &r);
-        }
+        let mut four = blocks[3];
         if most >= 2 {
-            h = multiply(add(h, blocks[2]), &r);
+            let mut sums = multiply_add(Sums { low: blocks[3], high: [zero; 3] }, blocks[2], &r);
+            if most >= 4 {
+                sums = multiply_add(sums, add(multiply(blocks[0], &r), blocks[1]), &r2);
+            } else if most >= 3 {
+                sums = multiply_add(sums, blocks[1], &r2);
+            }
+            four = reduce(sums);
         }
-        h = multiply(add(h, blocks[3]), &r);
+        sums = multiply_add(sums, four, &r2);
     } else if steps > 1 {
-        let [r, r2, r3, r4] = powers;
+        let [_, _, r3, r4] = powers;
         let horner = |h: Limbs, m: [Limbs; 4]| {
             let sums = multiply_add(no_sums(), m[3], &r);
             let sums = multiply_add(sums, m[2], &r2);
@@ -323,8 +326,7 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
     let lengths = std::array::from_fn(|lane| job(lane).bytes as u64);
     let mut last = split(zero, load(&lengths));
     last[2] = _mm512_or_si512(last[2], top_bit());
-    h = multiply(add(h, last), &r);
-    let (low, high) = finish(h, key(2), key(3));
+    let (low, high) = finish(reduce(multiply_add(sums, add(h, last), &r)), key(2), key(3));
     let put = |row: &mut Row, half: __m512i| {
         let row: &mut [u64] = &mut row.0[at..at + LANES];
         // SAFETY: the slice covers the 64 bytes written.
