@@ -58,8 +58,7 @@ pub(crate) struct Lanes {
     pub(crate) text: [*mut u8; MAX_LANES],
     /// How many bytes to XOR, at most [`BLOCK`]; none for an idle lane.
     pub(crate) bytes: [usize; MAX_LANES],
-    /// All lanes are whole blocks of the first lane's packet, one after another; the others need not name key, counter
-    /// and block.
+    /// All lanes have the same key.
     pub(crate) run: bool,
 }
 
@@ -364,8 +363,8 @@ impl<K: Kernels> Passes<'_, K> {
         let free = self.free();
         let lanes = &mut self.sets[free];
         lanes.run = true;
-        lanes.set(0, job, (at / BLOCK) as u32 + 1);
         for lane in 0..K::BLOCKS {
+            lanes.set(lane, job, (at / BLOCK + lane) as u32 + 1);
             lanes.text[lane] = job.text.wrapping_add(at + lane * BLOCK);
             lanes.bytes[lane] = BLOCK;
         }

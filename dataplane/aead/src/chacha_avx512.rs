@@ -84,7 +84,8 @@ fn add_input(v: &State, input: &State) -> State {
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn rounds(input: &State) -> State {
     let mut v = *input;
-    // SAFETY: only named registers and the counter change.
+    // SAFETY: only named registers and the counter change. That memory might, as far as the compiler knows, makes it
+    // read the inputs again instead of storing them.
     unsafe {
         asm!(
             "2:",
@@ -97,7 +98,7 @@ fn rounds(input: &State) -> State {
             inout("zmm4") v[4], inout("zmm5") v[5], inout("zmm6") v[6], inout("zmm7") v[7],
             inout("zmm8") v[8], inout("zmm9") v[9], inout("zmm10") v[10], inout("zmm11") v[11],
             inout("zmm12") v[12], inout("zmm13") v[13], inout("zmm14") v[14], inout("zmm15") v[15],
-            options(pure, nomem, nostack)
+            options(nostack)
         );
     }
     v
@@ -108,7 +109,8 @@ fn rounds(input: &State) -> State {
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn twice_rounds(first: &State, second: &State) -> [State; 2] {
     let (mut v, mut w) = (*first, *second);
-    // SAFETY: only named registers and the counter change.
+    // SAFETY: only named registers and the counter change. That memory might, as far as the compiler knows, makes it
+    // read the inputs again instead of storing them.
     unsafe {
         asm!(
             "2:",
@@ -131,7 +133,7 @@ fn twice_rounds(first: &State, second: &State) -> [State; 2] {
             inout("zmm20") w[4], inout("zmm21") w[5], inout("zmm22") w[6], inout("zmm23") w[7],
             inout("zmm24") w[8], inout("zmm25") w[9], inout("zmm26") w[10], inout("zmm27") w[11],
             inout("zmm28") w[12], inout("zmm29") w[13], inout("zmm30") w[14], inout("zmm31") w[15],
-            options(pure, nomem, nostack)
+            options(nostack)
         );
     }
     [v, w]
@@ -172,69 +174,39 @@ fn words(words: &[u32; LANES]) -> __m512i {
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
-/// State words: the constants, the key's, then block counter and nonce.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn state(key: [__m512i; 8], block: __m512i, low: __m512i, high: __m512i) -> State {
-    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i].cast_signed());
-    let [a, b, c, d, e, f, g, h] = key;
-    let zero = _mm512_setzero_si512();
-    [sigma(0), sigma(1), sigma(2), sigma(3), a, b, c, d, e, f, g, h, block, zero, low, high]
-}
-
-/// The inputs of lanes that each have a key.
+/// The keys of lanes, one word a register: of each lane its own, or all of one packet.
 ///
 /// # Safety
 /// Every key must be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn gather(lanes: &Lanes) -> State {
-    let pair = |low: usize| {
+unsafe fn keys(lanes: &Lanes) -> [__m512i; 8] {
+    let load = |lane: usize| {
         // SAFETY: the caller vouches for the key.
-        let a = unsafe { _mm256_loadu_si256(lanes.key[low].cast()) };
-        // SAFETY: as above.
-        let b = unsafe { _mm256_loadu_si256(lanes.key[low + 4].cast()) };
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+        unsafe { _mm256_loadu_si256(lanes.key[lane].cast()) }
     };
+    if lanes.run {
+        let key = _mm512_castsi256_si512(load(0));
+        let word = |i: i32| _mm512_permutexvar_epi32(_mm512_set1_epi32(i), key);
+        return [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
+    }
+    let pair = |low: usize| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(load(low)), load(low + 4));
     let t = transpose_words(pair(0), pair(1), pair(2), pair(3));
     let u = transpose_words(pair(8), pair(9), pair(10), pair(11));
     let low = |i: usize| _mm512_shuffle_i32x4::<0x88>(t[i], u[i]);
     let high = |i: usize| _mm512_shuffle_i32x4::<0xdd>(t[i], u[i]);
-    let key = [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)];
-    state(key, words(&lanes.block), words(&lanes.low), words(&lanes.high))
+    [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
 }
 
-/// The inputs of consecutive blocks of one packet, by the first lane.
-///
-/// # Safety
-/// The first lane's key must be readable.
+/// The input: the constants, the key's words, block counter and nonce. Made before the rounds and again behind them, where
+/// everything but the keys comes from memory, because there are no registers to keep it in.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn broadcast(lanes: &Lanes) -> State {
-    // SAFETY: the caller vouches for the key.
-    let key = unsafe { _mm256_loadu_si256(lanes.key[0].cast()) };
-    let key = _mm512_castsi256_si512(key);
-    let word = |i: i32| _mm512_permutexvar_epi32(_mm512_set1_epi32(i), key);
-    let all = |word: u32| _mm512_set1_epi32(word.cast_signed());
-    let lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    let key = [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
-    state(key, _mm512_add_epi32(all(lanes.block[0]), lane), all(lanes.low[0]), all(lanes.high[0]))
-}
-
-/// The inputs of a set of lanes.
-///
-/// # Safety
-/// Every key must be readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn input(lanes: &Lanes) -> State {
-    if lanes.run {
-        // SAFETY: the caller vouches for the key.
-        unsafe { broadcast(lanes) }
-    } else {
-        // SAFETY: the caller vouches for the keys.
-        unsafe { gather(lanes) }
-    }
+fn input(keys: &[__m512i; 8], lanes: &Lanes) -> State {
+    let sigma = |i: usize| _mm512_set1_epi32(SIGMA[i].cast_signed());
+    let [a, b, c, d, e, f, g, h] = *keys;
+    let (block, low, high) = (words(&lanes.block), words(&lanes.low), words(&lanes.high));
+    [sigma(0), sigma(1), sigma(2), sigma(3), a, b, c, d, e, f, g, h, block, _mm512_setzero_si512(), low, high]
 }
 
 /// XORs a block of key stream into at most [`BLOCK`] bytes.
@@ -263,8 +235,9 @@ unsafe fn apply(text: *mut u8, bytes: usize, stream: __m512i) {
 /// XORs a block of key stream, whose input is still to be added, into each lane's bytes. A macro, because called as a
 /// function it would be given sixteen registers through memory.
 macro_rules! apply_all {
-    ($lanes:expr, $v:expr, $input:expr) => {{
-        let (lanes, v) = ($lanes, add_input(&$v, &$input));
+    ($lanes:expr, $v:expr, $keys:expr) => {{
+        let lanes = $lanes;
+        let v = add_input(&$v, &input(&$keys, lanes));
         let a = transpose_words(v[0], v[1], v[2], v[3]);
         let b = transpose_words(v[4], v[5], v[6], v[7]);
         let c = transpose_words(v[8], v[9], v[10], v[11]);
@@ -294,14 +267,14 @@ macro_rules! apply_all {
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(crate) unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
     // SAFETY: the caller vouches for the keys.
-    let one = unsafe { input(first) };
+    let one = unsafe { keys(first) };
     let Some(second) = second else {
-        apply_all!(first, rounds(&one), one);
+        apply_all!(first, rounds(&input(&one, first)), one);
         return;
     };
     // SAFETY: the caller vouches for the keys.
-    let two = unsafe { input(second) };
-    let [v, w] = twice_rounds(&one, &two);
+    let two = unsafe { keys(second) };
+    let [v, w] = twice_rounds(&input(&one, first), &input(&two, second));
     apply_all!(first, v, one);
     apply_all!(second, w, two);
 }
@@ -311,27 +284,28 @@ pub(crate) unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
 /// # Safety
 /// The CPU has the features; every key is readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(crate) unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize) {
+pub(crate) unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, rows: &mut OneTimeKeys, at: usize) {
     // SAFETY: the caller vouches for the keys.
-    let one = unsafe { input(first) };
+    let one = unsafe { keys(first) };
     let Some(second) = second else {
-        put_keys(&add_input(&rounds(&one), &one), keys, at);
+        let v = rounds(&input(&one, first));
+        put_keys(&add_input(&v, &input(&one, first)), rows, at);
         return;
     };
     // SAFETY: the caller vouches for the keys.
-    let two = unsafe { input(second) };
-    let [v, w] = twice_rounds(&one, &two);
-    put_keys(&add_input(&v, &one), keys, at);
-    put_keys(&add_input(&w, &two), keys, at + LANES);
+    let two = unsafe { keys(second) };
+    let [v, w] = twice_rounds(&input(&one, first), &input(&two, second));
+    put_keys(&add_input(&v, &input(&one, first)), rows, at);
+    put_keys(&add_input(&w, &input(&two, second)), rows, at + LANES);
 }
 
 /// The first half of each block into rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn put_keys(v: &State, keys: &mut OneTimeKeys, at: usize) {
+fn put_keys(v: &State, rows: &mut OneTimeKeys, at: usize) {
     let first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-    for (word, row) in keys.iter_mut().enumerate() {
+    for (word, row) in rows.iter_mut().enumerate() {
         let (a, b) = (v[2 * word], v[2 * word + 1]);
         let (low, high) = row.0[at..at + LANES].split_at_mut(8);
         let (first, second) = (_mm512_permutex2var_epi32(a, first, b), _mm512_permutex2var_epi32(a, second, b));

@@ -69,9 +69,8 @@ fn one_time_key<K: Kernels>(key: &[u8; 32], counter: u64) -> [u8; 32] {
     let (lanes, mut rows) = (lanes_of(key, counter), Box::new([Row::ZERO; 4]));
     // SAFETY: only kernels of this CPU are listed; every lane has the key.
     unsafe { K::one_time_keys(&lanes, Some(&lanes), &mut rows, 0) };
-    let all: Vec<[u8; 32]> = (0..2 * K::BLOCKS)
-        .map(|lane| rows.map(|row| row.0[lane].to_le_bytes()).concat().try_into().unwrap())
-        .collect();
+    let all: Vec<[u8; 32]> =
+        (0..2 * K::BLOCKS).map(|lane| rows.map(|row| row.0[lane].to_le_bytes()).concat().try_into().unwrap()).collect();
     assert!(all.iter().all(|key| *key == all[0]), "lanes differ");
     all[0]
 }

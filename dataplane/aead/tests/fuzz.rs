@@ -68,7 +68,11 @@ fn go(backend: Backend, draws: &[Draw], keys: &[Key], frames: &mut [Vec<u8>], se
         })
         .collect();
     let mut aead = Aead::with_backend(backend).unwrap();
-    if seal { aead.seal(&mut batch) } else { aead.open(&mut batch) }
+    if seal {
+        aead.seal(&mut batch)
+    } else {
+        aead.open(&mut batch)
+    }
     batch.iter().map(|packet| packet.verdict).collect()
 }
 
