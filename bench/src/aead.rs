@@ -16,6 +16,7 @@ use serde::Serialize;
 
 const SIZES: [usize; 8] = [16, 64, 128, 256, 512, 1024, 1420, 8192];
 const BATCHES: [usize; 4] = [1, 8, 64, 256];
+const DIRECTIONS: [&str; 2] = ["open", "seal"];
 /// The Internet mix: 7 of 64, 4 of 576, 1 of 1420 bytes.
 const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1420, 64, 576, 64, 576, 64];
 /// Nanoseconds a sample should last.
@@ -27,6 +28,15 @@ pub(crate) struct Arguments {
     /// Measure this backend only (against ring); all that the CPU can run if not given.
     #[arg(long)]
     backend: Option<Backend>,
+    /// Measure this batch size only.
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Measure this many bytes of payload only.
+    #[arg(long)]
+    bytes: Option<usize>,
+    /// Measure this direction only.
+    #[arg(long, value_parser = DIRECTIONS)]
+    direction: Option<String>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -60,11 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     backends.insert(0, Backend::Ring);
     let clock = cycles_per_nanosecond();
     let mut rows = Vec::new();
-    for direction in ["open", "seal"] {
-        for batch in BATCHES {
-            for size in SIZES {
-                measure(arguments, &backends, clock, direction, &size.to_string(), &vec![size; batch], &mut rows)?;
-            }
+    let sizes = arguments.bytes.map_or_else(|| SIZES.to_vec(), |bytes| vec![bytes]);
+    let batches = arguments.batch.map_or_else(|| BATCHES.to_vec(), |batch| vec![batch]);
+    let directions = DIRECTIONS.iter().filter(|name| arguments.direction.as_deref().is_none_or(|only| only == **name));
+    for (&direction, &batch) in directions.flat_map(|direction| batches.iter().map(move |batch| (direction, batch))) {
+        for size in &sizes {
+            measure(arguments, &backends, clock, direction, &size.to_string(), &vec![*size; batch], &mut rows)?;
+        }
+        if arguments.bytes.is_none() {
             let mix: Vec<usize> = IMIX.iter().copied().cycle().take(batch).collect();
             measure(arguments, &backends, clock, direction, "imix", &mix, &mut rows)?;
         }

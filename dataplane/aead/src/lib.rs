@@ -7,23 +7,34 @@
 //!
 //! What callers may rely on: no plaintext of a forgery is left in its frame; tags are compared in constant time; no
 //! input makes a backend allocate, panic or touch bytes outside the frame.
-#![cfg_attr(
-    target_arch = "x86_64",
-    expect(unsafe_code, reason = "calls of kernels that need CPU features, checked where a backend is chosen")
-)]
 
 #[cfg(target_arch = "x86_64")]
-mod batch_avx512;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod batch;
+#[cfg(target_arch = "x86_64")]
+mod chacha_avx2;
 #[cfg(target_arch = "x86_64")]
 mod chacha_avx512;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod kernel_tests;
+#[cfg(target_arch = "x86_64")]
+mod poly_avx2;
 #[cfg(target_arch = "x86_64")]
 mod poly_avx512;
+#[cfg(target_arch = "x86_64")]
+mod poly_avx512_alone;
 mod portable;
 
 use std::fmt;
 use std::str::FromStr;
 
 use zeroize::ZeroizeOnDrop;
+
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2::Avx2, avx512::Avx512, batch::Kernels, batch::Scratch};
 
 /// Bytes of a tag.
 pub const TAG_BYTES: usize = 16;
@@ -90,22 +101,26 @@ pub struct Packet<'a> {
 pub enum Backend {
     /// Lanes filled across packets, on CPUs with AVX-512 F, BW and IFMA.
     Avx512,
+    /// Lanes filled across packets while they are short, on CPUs with AVX2; long ones go through `ring`, which is faster.
+    Avx2,
     /// Packet by packet through the `ring` library, on every CPU.
     Ring,
 }
 
 impl Backend {
     /// Every backend, the best first.
-    pub const ALL: &[Self] = &[Self::Avx512, Self::Ring];
+    pub const ALL: &[Self] = &[Self::Avx512, Self::Avx2, Self::Ring];
 
     /// Whether this CPU can run it.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => batch_avx512::is_available(),
+            Self::Avx512 => Avx512::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512 => false,
+            Self::Avx512 | Self::Avx2 => false,
             Self::Ring => true,
         }
     }
@@ -115,6 +130,7 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
             Self::Ring => "ring",
         })
     }
@@ -154,7 +170,9 @@ pub struct Aead {
 
 enum Engine {
     #[cfg(target_arch = "x86_64")]
-    Avx512(batch_avx512::Scratch),
+    Avx512(Scratch<Avx512>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Scratch<Avx2>),
     Ring,
 }
 
@@ -176,17 +194,16 @@ impl Aead {
     /// # Errors
     /// [`Unsupported`] where the CPU lacks what it needs.
     pub fn with_backend(backend: Backend) -> Result<Self, Unsupported> {
-        if !backend.is_available() {
-            return Err(Unsupported(backend.to_string()));
-        }
         let engine = match backend {
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx512 => Engine::Avx512(batch_avx512::Scratch::new()),
+            Backend::Avx512 => Scratch::new().map(Engine::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2 => Scratch::new().map(Engine::Avx2),
             #[cfg(not(target_arch = "x86_64"))]
-            Backend::Avx512 => return Err(Unsupported(backend.to_string())),
-            Backend::Ring => Engine::Ring,
+            Backend::Avx512 | Backend::Avx2 => None,
+            Backend::Ring => Some(Engine::Ring),
         };
-        Ok(Self { engine })
+        engine.map(|engine| Self { engine }).ok_or_else(|| Unsupported(backend.to_string()))
     }
 
     /// The backend in use.
@@ -195,6 +212,8 @@ impl Aead {
         match &self.engine {
             #[cfg(target_arch = "x86_64")]
             Engine::Avx512(_) => Backend::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(_) => Backend::Avx2,
             Engine::Ring => Backend::Ring,
         }
     }
@@ -203,12 +222,9 @@ impl Aead {
     pub fn open(&mut self, batch: &mut [Packet<'_>]) {
         match &mut self.engine {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512(scratch) => {
-                for chunk in batch.chunks_mut(MAX_BATCH) {
-                    // SAFETY: this engine exists only where `is_available` holds.
-                    unsafe { scratch.open(chunk) };
-                }
-            }
+            Engine::Avx512(scratch) => scratch.open(batch),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(scratch) => scratch.open(batch),
             Engine::Ring => batch.iter_mut().for_each(portable::open),
         }
     }
@@ -217,12 +233,9 @@ impl Aead {
     pub fn seal(&mut self, batch: &mut [Packet<'_>]) {
         match &mut self.engine {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512(scratch) => {
-                for chunk in batch.chunks_mut(MAX_BATCH) {
-                    // SAFETY: this engine exists only where `is_available` holds.
-                    unsafe { scratch.seal(chunk) };
-                }
-            }
+            Engine::Avx512(scratch) => scratch.seal(batch),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(scratch) => scratch.seal(batch),
             Engine::Ring => batch.iter_mut().for_each(portable::seal),
         }
     }

@@ -116,8 +116,8 @@ fn for_each_backend(run: impl Fn(Backend, &mut StdRng)) {
 #[test]
 fn every_length_to_2048_and_every_alignment() {
     for_each_backend(|backend, rng| {
-        for first in (0..2049).step_by(64) {
-            let cases: Vec<Case> = (0..64).map(|i| case(rng, first + i, i)).collect();
+        for (first, shift) in (0..2049).step_by(64).flat_map(|first| (0..64).map(move |shift| (first, shift))) {
+            let cases: Vec<Case> = (0..64).map(|i| case(rng, first + i, (i + shift) % 64)).collect();
             check(backend, &cases);
         }
     });
@@ -126,8 +126,8 @@ fn every_length_to_2048_and_every_alignment() {
 #[test]
 fn equal_lengths_in_every_batch_size() {
     for_each_backend(|backend, rng| {
-        for size in (1..40).chain([63, 64, 65, 127, 255, 256, 257, 600]) {
-            let len = rng.random_range(0..200);
+        for size in (1..258).chain([511, 512, 513, 600]) {
+            let len = rng.random_range(0..if size % 8 == 0 { 3000 } else { 200 });
             let cases: Vec<Case> = (0..size).map(|_| case(rng, len, 16)).collect();
             check(backend, &cases);
         }
@@ -160,10 +160,29 @@ fn mixed_lengths_keys_and_forgeries() {
     });
 }
 
+/// Few packets of very different lengths: where kernels choose how to share their lanes.
+#[test]
+fn one_or_two_long_packets_among_short_ones() {
+    for_each_backend(|backend, rng| {
+        for round in 0..300 {
+            let size = rng.random_range(1..18);
+            let cases: Vec<Case> = (0..size)
+                .map(|i| {
+                    let longest = if i < round % 4 { 9001 } else { 100 };
+                    let len = rng.random_range(0..longest);
+                    let flip = (rng.random_range(0..8) == 0).then(|| rng.random_range(0..(len + TAG_BYTES) * 8));
+                    Case { flip, ..case(rng, len, i) }
+                })
+                .collect();
+            check(backend, &cases);
+        }
+    });
+}
+
 #[test]
 fn every_single_bit_of_short_packets() {
     for_each_backend(|backend, rng| {
-        for len in [0, 1, 15, 16, 17, 64, 80] {
+        for len in (0..50).chain([63, 64, 65, 80, 128]) {
             let cases: Vec<Case> =
                 (0..(len + TAG_BYTES) * 8).map(|bit| Case { flip: Some(bit), ..case(rng, len, bit % 64) }).collect();
             check(backend, &cases);

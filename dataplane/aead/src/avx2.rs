@@ -1,0 +1,56 @@
+//! The AVX2 backend: eight ChaCha20 blocks and four Poly1305 packets a pass. It gains by filling lanes across short
+//! packets; from some length on `ring`, which does vectors and scalars at the same time, is faster.
+#![expect(unsafe_code, reason = "hands its callers' promises on to the kernels")]
+
+use std::arch::asm;
+
+use crate::batch::{Job, Kernels, Lanes, OneTimeKeys, Tags};
+use crate::{chacha_avx2 as chacha, poly_avx2 as poly};
+
+/// [`Kernels`] for CPUs with AVX2.
+pub(crate) struct Avx2;
+
+impl Kernels for Avx2 {
+    const BLOCKS: usize = chacha::LANES;
+    const RUNS: bool = false;
+    const TEXTS: usize = poly::LANES;
+    const FEWEST: usize = 4;
+    const LONGEST: usize = 768;
+    const LONE: usize = 320;
+
+    fn is_available() -> bool {
+        is_x86_feature_detected!("avx2")
+    }
+
+    unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize) {
+        for (lanes, at) in [Some(first), second].into_iter().flatten().zip([at, at + Self::BLOCKS]) {
+            // SAFETY: the caller's promise is the same.
+            unsafe { chacha::one_time_keys(lanes, keys, at) }
+        }
+    }
+
+    unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
+        for lanes in [Some(first), second].into_iter().flatten() {
+            // SAFETY: the caller's promise is the same.
+            unsafe { chacha::xor_lanes(lanes) }
+        }
+    }
+
+    unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { poly::tags(texts, keys, tags, at) }
+    }
+
+    unsafe fn wipe_registers() {
+        // SAFETY: clears registers that are declared as clobbered; the caller vouches for the CPU.
+        unsafe {
+            asm!(
+                "vzeroall",
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _,
+                out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm12") _,
+                out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                options(nostack, nomem, preserves_flags)
+            );
+        }
+    }
+}
