@@ -470,5 +470,16 @@ fn worker_status(running: &Running) -> WorkerStatus {
     let counters: BTreeMap<String, u64> =
         counters.into_iter().map(|(name, counter)| (name.to_owned(), counter.get())).collect();
     let drops = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), stats.drops.get(reason))).collect();
-    WorkerStatus { counters, drops, ..running.status.clone() }
+    let frames = [
+        ("all", &stats.frames.all),
+        ("free", &stats.frames.free),
+        ("fill", &stats.frames.fill),
+        ("held", &stats.frames.held),
+        ("transmit", &stats.frames.transmit),
+        ("bad_descriptors", &stats.frames.bad_descriptors),
+    ];
+    // Without AF_XDP there are none to speak of.
+    let frames = frames.into_iter().filter(|_| stats.frames.all.get() > 0);
+    let frames = frames.map(|(name, gauge)| (name.to_owned(), gauge.get())).collect();
+    WorkerStatus { counters, drops, frames, ..running.status.clone() }
 }
