@@ -13,6 +13,7 @@ pub(crate) struct Bed {
     pub(crate) branches: Vec<Namespace>,
     /// For configurations and logs.
     pub(crate) scratch: PathBuf,
+    wire: u8,
 }
 
 impl Bed {
@@ -25,6 +26,7 @@ impl Bed {
             hub: Namespace::new("hub")?,
             branches: (0..branches).map(|_| Namespace::new("branch")).collect::<anyhow::Result<_>>()?,
             scratch,
+            wire,
         };
         for (number, host) in (1..).zip(std::iter::once(&bed.hub).chain(&bed.branches)) {
             place(host, wire, number).with_context(|| format!("NIC {number} of wire {wire}"))?;
@@ -35,6 +37,15 @@ impl Bed {
     /// The first branch.
     pub(crate) fn branch(&self) -> anyhow::Result<&Namespace> {
         self.branches.first().context("a wire without a branch")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // A namespace lives on while a connection in it still tries to end, and would keep its NIC.
+        for (number, host) in std::iter::once(&self.hub).chain(&self.branches).enumerate() {
+            let _ = host.ip(&format!("link set eth0 down netns 1 name wire{}n{number}", self.wire));
+        }
     }
 }
 
@@ -50,8 +61,9 @@ fn place(host: &Namespace, wire: u8, number: u8) -> anyhow::Result<()> {
     let name = name.with_context(|| format!("no NIC has the address {mac}"))?;
     shell::output(std::process::Command::new("ip").args(["link", "set", &name, "netns", host.name(), "name", "eth0"]))?;
     host.ip("link set eth0 mtu 1500")?;
-    // Drivers without channels or GRO to set are left as they are.
+    // Not every driver has channels, or a segmentation of datagrams. That of QEMU's igb makes IP fragments of them.
     let _ = host.run("ethtool -L eth0 combined 2");
+    let _ = host.run("ethtool -K eth0 tx-udp-segmentation off gro on");
     host.ip(&format!("addr add 192.0.2.{number}/24 dev eth0"))?;
     host.ip(&format!("addr add fd00:2::{number}/64 dev eth0 nodad"))?;
     host.ip("link set eth0 up")?;

@@ -13,6 +13,7 @@ mod tunnel;
 use anyhow::{Context, bail};
 use bed::Bed;
 use tunnel::{Setup, Tunnel};
+use xtask::shell;
 
 use crate::guest::END_MARK;
 
@@ -45,6 +46,9 @@ impl Kernel {
     }
 }
 
+/// Beyond this a scenario is taken to hang.
+const SCENARIO_MAX: std::time::Duration = std::time::Duration::from_secs(150);
+
 /// A name and what it does.
 type Scenario = (&'static str, fn(Kernel) -> anyhow::Result<()>);
 
@@ -63,7 +67,9 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
         }
     };
     for (name, scenario) in all.iter().filter(|(name, _)| wanted(name)) {
+        let watched = Watchdog::start(name);
         report(name, scenario(kernel));
+        drop(watched);
     }
     if let Some(renewal) = renewal {
         report(serve::RENEWAL, renewal.and_then(serve::Renewal::end));
@@ -73,6 +79,32 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
         bail!("{failed} scenarios failed");
     }
     Ok(())
+}
+
+/// Ends the guest if a scenario stands still, and says where.
+struct Watchdog(std::sync::mpsc::Sender<()>);
+
+impl Watchdog {
+    fn start(name: &'static str) -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if receiver.recv_timeout(SCENARIO_MAX) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+            println!("FAILED  {name}: it stands still");
+            let look = "for t in /proc/[0-9]*/task/*; do tr '\\0' ' ' < $t/cmdline | grep -qE 'linegate|xtask' && \
+                        { tr '\\0' ' ' < $t/cmdline; cat $t/comm $t/wchan $t/syscall $t/stack; echo; }; done; dmesg | tail -n 20; \
+                        poweroff -f";
+            let _ = shell::run(std::process::Command::new("sh").args(["-c", look]));
+        });
+        Self(sender)
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
 }
 
 /// Runs something with a tunnel over a wire; what went wrong comes with logs and counters.

@@ -146,7 +146,7 @@ fn roaming(kernel: Kernel) -> anyhow::Result<()> {
 }
 
 fn keepalives(_: Kernel) -> anyhow::Result<()> {
-    let setup = Setup { we_begin: true, peer_lines: "PersistentKeepalive = 1\n".into(), ..Setup::xdp() };
+    let setup = Setup { we_begin: true, peer_lines: "PersistentKeepalive = 4\n".into(), ..Setup::xdp() };
     with(IGB, 1, setup, |tunnel| {
         let branch = tunnel.bed.branch()?;
         ensure!(shell::wait_for(20, || tunnel.sessions() == Some(1)), "linegate did not begin by itself");
@@ -156,7 +156,7 @@ fn keepalives(_: Kernel) -> anyhow::Result<()> {
         let peer = branch.run(&format!("wg show {THEIRS} peers"))?;
         branch.run(&format!("wg set {THEIRS} peer {} persistent-keepalive 1", peer.trim()))?;
         let before = tunnel.counter("counters", "keepalives_received")?;
-        let more = || tunnel.counter("counters", "keepalives_received").is_ok_and(|count| count >= before + 3);
+        let more = || tunnel.counter("counters", "keepalives_received").is_ok_and(|count| count >= before + 2);
         ensure!(shell::wait_for(20, more), "linegate hears no keepalives");
         tunnel.expect_all_frames()
     })
