@@ -276,7 +276,9 @@ impl Engine {
             let config = SteeringConfig { port: self.port, any_address: false, queues: nic.queues };
             let mut steering = Steering::load(&config).map_err(failed)?;
             steering.set_local_addresses(&netlink.addresses(nic.ifindex).await?).map_err(failed)?;
-            let choice = mode_choice(self.settings.xdp.mode);
+            // Behind the driver there is no zero-copy, and without it `auto` does not want the program.
+            let choice =
+                if self.plan.needs_zero_copy { ModeChoice::Native } else { mode_choice(self.settings.xdp.mode) };
             let mode = steering.attach(nic.ifindex, &nic.name, choice).map_err(failed)?;
             if mode == AttachMode::Generic {
                 plan::check_generic(std::slice::from_ref(nic))?;
