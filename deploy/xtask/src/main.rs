@@ -49,7 +49,7 @@ enum Task {
     /// What the emulated machine runs.
     #[command(hide = true)]
     GuestScenarios {
-        /// Only scenarios whose name contains this.
+        /// Only scenarios whose name contains this, or one of several parts separated by commas.
         scenario: Option<String>,
     },
     /// Set up, build, and run a hub with two branch sites in network namespaces.

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Only on this kernel: recent or oldest.
     #[arg(long)]
     kernel: Option<String>,
-    /// Only scenarios whose name contains this.
+    /// Only scenarios whose name contains this, or one of several parts separated by commas; without spaces.
     scenario: Option<String>,
 }
 

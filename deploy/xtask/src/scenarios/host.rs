@@ -105,7 +105,10 @@ fn mtu_9000(_: Kernel) -> anyhow::Result<()> {
     })?;
     // Forced, it says what stands in the way.
     let refused = refusal(&bed, "io = \"xdp\"\nunderlay = \"eth0\"\n")?;
-    ensure!(refused.contains("MTU"), "{refused}");
+    ensure!(refused.contains("ethtool -K eth0 gro off"), "{refused}");
+    bed.hub.run("ethtool -K eth0 gro off")?;
+    let refused = refusal(&bed, "io = \"xdp\"\nunderlay = \"eth0\"\n")?;
+    ensure!(refused.contains("its MTU is 9000"), "{refused}");
     Ok(())
 }
 

@@ -52,12 +52,12 @@ const SCENARIO_MAX: std::time::Duration = std::time::Duration::from_secs(150);
 /// A name and what it does.
 type Scenario = (&'static str, fn(Kernel) -> anyhow::Result<()>);
 
-/// Runs the scenarios whose names contain `only`.
+/// Runs the scenarios whose names contain `only`, or one of the parts of it that commas separate.
 pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     let kernel = Kernel { version: bed::kernel_version()? };
     let mut failed = 0;
     let all = [serve::SCENARIOS, disturb::SCENARIOS, starve::SCENARIOS, host::SCENARIOS].concat();
-    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
     let renewal = wanted(serve::RENEWAL).then(serve::Renewal::begin);
     let mut report = |name: &str, result: anyhow::Result<()>| match result {
         Ok(()) => println!("ok      {name}"),

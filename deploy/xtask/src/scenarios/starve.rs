@@ -20,7 +20,7 @@ fn fill_ring_empty(kernel: Kernel) -> anyhow::Result<()> {
             let before = tunnel.counter("counters", "xdp_received")?;
             tunnel.gateway.signal("STOP")?;
             // One flow, so one queue: its ring and its frames are fewer than these.
-            branch.run("ping -q -f -c 6000 -s 64 -l 100 10.7.0.1").err();
+            transfer::flood(branch, "10.7.0.1", 6000)?;
             tunnel.gateway.signal("CONT")?;
             tunnel.await_ping(branch, "10.7.0.1")?;
             let kept = tunnel.counter("counters", "xdp_received")? - before;
