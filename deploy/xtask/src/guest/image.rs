@@ -13,9 +13,11 @@ use super::cpio::Archive;
 use super::fetch::Kernel;
 
 const MODULES: &[&str] = &[
-    "virtio_pci", "virtio_net", "igb", "e1000e", "tun", "veth", "wireguard", "8021q", "xsk_diag",
-    "inet_diag", "udp_diag", "tcp_diag",
+    "virtio_pci", "virtio_net", "igb", "e1000e", "tun", "veth", "wireguard", "8021q",
 ];
+
+/// What only tells more of the sockets, and older kernels are built without.
+const EXTRA_MODULE: &str = "xsk_diag";
 
 const PROGRAMS: &[&str] = &["bash", "busybox", "ip", "ss", "wg", "wg-quick", "ethtool", "ping", "iperf3"];
 
@@ -76,7 +78,8 @@ pub(crate) fn write(kernel: &Kernel, linegate: &Path, to: &Path) -> anyhow::Resu
         archive.file(&path, &std::fs::read(&library).with_context(|| name.clone())?)?;
     }
     let mut order = String::new();
-    for module in kernel.modules(MODULES)? {
+    let extra = kernel.modules(&[EXTRA_MODULE]).unwrap_or_default();
+    for module in kernel.modules(MODULES)?.into_iter().chain(extra) {
         let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let plain = name.trim_end_matches(".xz").trim_end_matches(".zst");
         archive.file(&format!("usr/lib/modules/{plain}"), &decompressed(&module)?)?;
