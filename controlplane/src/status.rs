@@ -97,6 +97,8 @@ pub struct WorkerStatus {
     pub huge_pages: bool,
     /// What it moved.
     pub counters: BTreeMap<String, u64>,
+    /// Where the frames of its AF_XDP socket were when it last went to sleep.
+    pub frames: BTreeMap<String, u64>,
     /// What it dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -198,7 +200,7 @@ pub fn table(document: &Document) -> String {
             &format!("{}: XDP {}, {copy}, transmit by {transmit}; {}\n", xdp.interface, xdp.mode, list(&xdp.counters));
     }
     let mut workers = Table::new();
-    workers.set_header(["worker", "core", "queue", "io", "counters", "drops"]);
+    workers.set_header(["worker", "core", "queue", "io", "counters", "frames", "drops"]);
     for worker in &document.workers {
         workers.add_row([
             worker.index.to_string(),
@@ -206,6 +208,7 @@ pub fn table(document: &Document) -> String {
             worker.queue.map_or("-".into(), |queue| queue.to_string()),
             worker.io.clone(),
             lines(&worker.counters),
+            lines(&worker.frames),
             lines(&worker.drops),
         ]);
     }
