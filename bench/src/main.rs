@@ -2,6 +2,7 @@
 //! one document to keep as a raw result.
 
 mod aead;
+mod engine;
 mod udp;
 mod x25519;
 
@@ -18,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Batch AEAD against ring, per size, batch and direction.
     Aead(aead::Arguments),
+    /// The worker without kernel and NIC: packets a second and core.
+    Engine(engine::Arguments),
     /// Send or receive numbered UDP datagrams, through a tunnel for example.
     Udp(udp::Arguments),
     /// X25519 in four libraries.
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
+        Command::Engine(arguments) => engine::run(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::X25519 => x25519::run(),
     }
