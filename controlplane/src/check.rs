@@ -7,6 +7,8 @@ use std::path::Path;
 use caps::Capability;
 use comfy_table::Table;
 use linegate_aead::Aead;
+use linegate_dataplane::memory::Arena;
+use linegate_dataplane::xsk::{CopyChoice, XskError, XskSettings, XskSocket};
 use serde::Serialize;
 
 use crate::engine::plan;
@@ -210,8 +212,8 @@ fn interface(report: &mut Report, nic: &str) {
 }
 
 fn probe(report: &mut Report, nic: &str) {
-    match linegate_ebpf::probe(nic) {
-        Ok(mode) => {
+    match linegate_ebpf::probe(nic, zero_copy) {
+        Ok((mode, zero_copy)) => {
             let native = mode == linegate_ebpf::AttachMode::Native;
             let verdict = if native { Verdict::Good } else { Verdict::Fair };
             report.add(
@@ -220,9 +222,30 @@ fn probe(report: &mut Report, nic: &str) {
                 mode.to_string(),
                 (!native).then_some("the driver has no native XDP: io = \"udp\" is faster"),
             );
+            match zero_copy {
+                Ok(true) => report.add("AF_XDP mode", Verdict::Good, "zero-copy", None),
+                Ok(false) => report.add(
+                    "AF_XDP mode",
+                    Verdict::Fair,
+                    "copy",
+                    Some("in copy mode UDP sockets are faster; io = \"auto\" takes them"),
+                ),
+                Err(error) => report.add("AF_XDP mode", Verdict::Fair, error.to_string(), None),
+            }
         }
         Err(error) => report.add("XDP", Verdict::Fair, error.to_string(), Some("io = \"udp\" does without")),
     }
+}
+
+/// Whether queue 0 of an interface that has the program takes a socket with zero-copy, found by binding one for a moment.
+fn zero_copy(ifindex: u32) -> Result<bool, XskError> {
+    const FRAME_BYTES: u32 = 4096;
+    const FRAMES: u32 = 64;
+    let reserving = |source| XskError::System { call: "reserving the UMEM", source };
+    let mut arena = Arena::new((FRAMES * FRAME_BYTES) as usize * 2).map_err(reserving)?;
+    let umem = arena.reserve((FRAMES * FRAME_BYTES) as usize, FRAME_BYTES as usize).map_err(reserving)?;
+    let settings = XskSettings { ifindex, queue: 0, copy: CopyChoice::Auto };
+    Ok(XskSocket::bind(&settings, &arena, umem, FRAME_BYTES)?.is_zero_copy())
 }
 
 fn on_off(on: bool) -> &'static str {

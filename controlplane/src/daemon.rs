@@ -25,6 +25,7 @@ use crate::config::{self, Settings, WgConfig};
 use crate::daemonize::Readiness;
 use crate::engine::{self, Engine, Host, Start};
 use crate::gateway::Gateway;
+use crate::hairpin::Hairpin;
 use crate::instance::{InstanceLock, SocketFile};
 use crate::netlink::{Event, Events, Netlink};
 use crate::next_hops::{NextHops, TransmitLink};
@@ -116,6 +117,7 @@ struct Daemon {
     gateway: Gateway<Host>,
     engine: Engine,
     next_hops: Option<NextHops>,
+    hairpin: Option<Hairpin>,
     netlink: Netlink,
     events: Events,
     wake: Arc<Notify>,
@@ -172,6 +174,7 @@ impl Daemon {
             gateway,
             engine,
             next_hops,
+            hairpin: Hairpin::new(settings.hairpin, interface, index, Clock.now()),
             netlink,
             events,
             wake,
@@ -216,6 +219,11 @@ impl Daemon {
                     if let Some(next_hops) = &mut self.next_hops {
                         next_hops.serve_wanted(&self.netlink).await;
                     }
+                    if let Some(hairpin) = &mut self.hairpin
+                        && let Some(orders) = hairpin.look(&self.netlink, Clock.now()).await
+                    {
+                        self.gateway.set_host_routes(orders);
+                    }
                     Next::Go
                 }
             };
@@ -231,7 +239,8 @@ impl Daemon {
         let now = Clock.now();
         let timers = self.gateway.deadline(now).map(|at| at.saturating_since(now));
         let polling = self.next_hops.is_some().then_some(NEXT_HOP_POLL);
-        let wait = if at_once { Some(Duration::ZERO) } else { [timers, polling].into_iter().flatten().min() };
+        let hairpin = self.hairpin.as_ref().map(|hairpin| hairpin.deadline().saturating_since(now));
+        let wait = if at_once { Some(Duration::ZERO) } else { [timers, polling, hairpin].into_iter().flatten().min() };
         async move {
             match wait {
                 Some(wait) if wait.is_zero() => tokio::task::yield_now().await,
@@ -322,6 +331,9 @@ impl Daemon {
         if let Some(next_hops) = &mut self.next_hops {
             next_hops.follow(event, &self.netlink).await;
         }
+        if let Some(hairpin) = &mut self.hairpin {
+            hairpin.follow(event, Clock.now());
+        }
         let tunnel = self.engine.tunnel_ifindex();
         match event {
             Event::LinkGone { index } if *index == tunnel => {
@@ -391,6 +403,7 @@ impl Daemon {
             fwmark: self.engine.fwmark(),
             io: plan.io.clone(),
             kernel_port: plan.kernel_port.clone(),
+            hairpin: Hairpin::choice(self.hairpin.as_ref()),
             mtu: self.engine.mtu(),
             aead: format!("{:?}", self.engine.aead()).to_lowercase(),
             under_load: self.gateway.is_under_load(),

@@ -276,7 +276,9 @@ impl Engine {
             let config = SteeringConfig { port: self.port, any_address: false, queues: nic.queues };
             let mut steering = Steering::load(&config).map_err(failed)?;
             steering.set_local_addresses(&netlink.addresses(nic.ifindex).await?).map_err(failed)?;
-            let choice = mode_choice(self.settings.xdp.mode);
+            // Behind the driver there is no zero-copy, and without it `auto` does not want the program.
+            let choice =
+                if self.plan.needs_zero_copy { ModeChoice::Native } else { mode_choice(self.settings.xdp.mode) };
             let mode = steering.attach(nic.ifindex, &nic.name, choice).map_err(failed)?;
             if mode == AttachMode::Generic {
                 plan::check_generic(std::slice::from_ref(nic))?;
@@ -459,6 +461,7 @@ fn worker_status(running: &Running) -> WorkerStatus {
         ("xdp_sent", &stats.xdp_sent),
         ("opened", &stats.opened),
         ("keepalives_received", &stats.keepalives_received),
+        ("hairpinned", &stats.hairpinned),
         ("delivered", &stats.delivered),
         ("kernel_writes", &stats.kernel_writes),
         ("kernel_received", &stats.kernel_received),
@@ -470,5 +473,16 @@ fn worker_status(running: &Running) -> WorkerStatus {
     let counters: BTreeMap<String, u64> =
         counters.into_iter().map(|(name, counter)| (name.to_owned(), counter.get())).collect();
     let drops = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), stats.drops.get(reason))).collect();
-    WorkerStatus { counters, drops, ..running.status.clone() }
+    let frames = [
+        ("all", &stats.frames.all),
+        ("free", &stats.frames.free),
+        ("fill", &stats.frames.fill),
+        ("held", &stats.frames.held),
+        ("transmit", &stats.frames.transmit),
+        ("bad_descriptors", &stats.frames.bad_descriptors),
+    ];
+    // Without AF_XDP there are none to speak of.
+    let frames = frames.into_iter().filter(|_| stats.frames.all.get() > 0);
+    let frames = frames.map(|(name, gauge)| (name.to_owned(), gauge.get())).collect();
+    WorkerStatus { counters, drops, frames, ..running.status.clone() }
 }

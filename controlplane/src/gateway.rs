@@ -20,6 +20,7 @@ use std::time::Duration;
 use crossbeam::channel::Receiver;
 use linegate_aead::Key;
 use linegate_dataplane::command::{Command, Report, WorkerHandle};
+use linegate_dataplane::hairpin::HostRoutes;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
 use linegate_dataplane::limits::REPORT_QUEUE_MAX;
 use linegate_protocol::{Activity, Device, NewKeypair, Output};
@@ -78,6 +79,7 @@ pub struct Gateway<O> {
     outside: O,
     private_key: Option<Secret>,
     under_load_until: Option<Instant>,
+    host_routes: Option<Arc<HostRoutes>>,
     counts: BTreeMap<&'static str, u64>,
     /// Peers that became active, and when to look at them once more; in order of time.
     looks: VecDeque<(Instant, PeerId)>,
@@ -98,6 +100,7 @@ impl<O: Outside> Gateway<O> {
             outside,
             private_key: None,
             under_load_until: None,
+            host_routes: None,
             counts: BTreeMap::new(),
             looks: VecDeque::new(),
             messages: Vec::new(),
@@ -122,6 +125,9 @@ impl<O: Outside> Gateway<O> {
             peer.replay(id, |command| self.links.to_all(&command));
             peer.indices().for_each(|index| self.outside.receiver_added(index));
         }
+        if self.host_routes.is_some() {
+            self.links.to_all(&Command::SetHostRoutes { routes: self.host_routes.clone() });
+        }
         if self.under_load_until.is_some() {
             self.outside.under_load(true);
         }
@@ -142,6 +148,12 @@ impl<O: Outside> Gateway<O> {
     /// Tells the workers the tunnel interface's MTU, in bytes.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.links.to_all(&Command::SetMtu { mtu });
+    }
+
+    /// Tells the workers where the host's routes lead, or that all packets are the host's.
+    pub fn set_host_routes(&mut self, routes: Option<Arc<HostRoutes>>) {
+        self.host_routes = routes;
+        self.links.to_all(&Command::SetHostRoutes { routes: self.host_routes.clone() });
     }
 
     /// Wipes all session keys, as the kernel does when the interface goes down.

@@ -13,6 +13,7 @@ pub mod daemonize;
 pub mod engine;
 pub mod ethtool;
 pub mod gateway;
+pub mod hairpin;
 pub mod instance;
 pub mod links;
 pub mod logging;

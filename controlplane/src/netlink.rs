@@ -5,6 +5,8 @@
 //! notification (the socket overran) costs one look too many and never a wrong state.
 #![expect(clippy::wildcard_enum_match_arm, reason = "netlink has many messages and attributes that say nothing to us")]
 
+mod routes;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 

@@ -38,6 +38,8 @@ pub struct Document {
     pub io: Choice,
     /// The kernel port that was chosen, and why.
     pub kernel_port: Choice,
+    /// Which way packets go from branch to branch, and why.
+    pub hairpin: Choice,
     /// The tunnel's MTU, in bytes.
     pub mtu: u16,
     /// Backend of the packet cipher.
@@ -95,6 +97,8 @@ pub struct WorkerStatus {
     pub huge_pages: bool,
     /// What it moved.
     pub counters: BTreeMap<String, u64>,
+    /// Where the frames of its AF_XDP socket were when it last went to sleep.
+    pub frames: BTreeMap<String, u64>,
     /// What it dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -178,13 +182,16 @@ pub fn fetch(directory: &Path, interface: &str) -> io::Result<Document> {
 /// The document as tables for a terminal.
 #[must_use]
 pub fn table(document: &Document) -> String {
-    let Document { interface, version, listen_port, io, kernel_port, mtu, aead, .. } = document;
+    let Document { interface, version, listen_port, io, kernel_port, hairpin, mtu, aead, .. } = document;
     let mut text = format!(
-        "{interface}: linegate {version}, port {listen_port}, io {} ({}), kernel port {} (MTU {mtu}), aead {aead}{}\n",
+        "{interface}: linegate {version}, port {listen_port}, io {} ({}), kernel port {} (MTU {mtu}), aead {aead}{}\n\
+         branch to branch by {} ({})\n",
         io.chosen,
         io.reason,
         kernel_port.chosen,
         if document.under_load { ", UNDER LOAD" } else { "" },
+        hairpin.chosen,
+        hairpin.reason,
     );
     for xdp in &document.xdp {
         let copy = if xdp.zero_copy { "zero-copy" } else { "copy mode" };
@@ -193,7 +200,7 @@ pub fn table(document: &Document) -> String {
             &format!("{}: XDP {}, {copy}, transmit by {transmit}; {}\n", xdp.interface, xdp.mode, list(&xdp.counters));
     }
     let mut workers = Table::new();
-    workers.set_header(["worker", "core", "queue", "io", "counters", "drops"]);
+    workers.set_header(["worker", "core", "queue", "io", "counters", "frames", "drops"]);
     for worker in &document.workers {
         workers.add_row([
             worker.index.to_string(),
@@ -201,6 +208,7 @@ pub fn table(document: &Document) -> String {
             worker.queue.map_or("-".into(), |queue| queue.to_string()),
             worker.io.clone(),
             lines(&worker.counters),
+            lines(&worker.frames),
             lines(&worker.drops),
         ]);
     }

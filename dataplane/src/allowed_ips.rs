@@ -1,4 +1,5 @@
-//! Cryptokey routing: which peer a prefix belongs to, by longest match (WireGuard paper, section 2).
+//! Cryptokey routing: which peer a prefix belongs to, by longest match (WireGuard paper, section 2); and the same table
+//! for whatever else goes by prefix.
 //!
 //! A multibit trie with a stride of one octet; the prefixes that end within a stride stand in a small heap-ordered
 //! bitmap (Knuth's allotment routing table, as the BART library lays it out), so that a look-up touches one node an
@@ -9,15 +10,24 @@ use std::net::IpAddr;
 use linegate_wire::ids::PeerId;
 
 /// The cryptokey routes of one interface.
-#[derive(Debug, Default)]
-pub struct AllowedIps {
-    v4: Node,
-    v6: Node,
+pub type AllowedIps = PrefixTable<PeerId>;
+
+/// Prefixes of both families, each with its owner.
+#[derive(Debug)]
+pub struct PrefixTable<V> {
+    v4: Node<V>,
+    v6: Node<V>,
     len: usize,
 }
 
-impl AllowedIps {
-    /// No routes.
+impl<V> Default for PrefixTable<V> {
+    fn default() -> Self {
+        Self { v4: Node::default(), v6: Node::default(), len: 0 }
+    }
+}
+
+impl<V: Copy + PartialEq> PrefixTable<V> {
+    /// No prefixes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -35,48 +45,48 @@ impl AllowedIps {
         self.len == 0
     }
 
-    /// Gives a prefix to a peer and returns who had it. Host bits of `address` are ignored; a `prefix` longer than the
+    /// Gives a prefix to an owner and returns who had it. Host bits of `address` are ignored; a `prefix` longer than the
     /// address is taken as its full length.
-    pub fn insert(&mut self, address: IpAddr, prefix: u8, peer: PeerId) -> Option<PeerId> {
+    pub fn insert(&mut self, address: IpAddr, prefix: u8, owner: V) -> Option<V> {
         let (root, octets) = self.family(address);
-        let previous = root.insert(octets.as_slice(), octets.clamp(prefix), peer);
+        let previous = root.insert(octets.as_slice(), octets.clamp(prefix), owner);
         self.len += usize::from(previous.is_none());
         previous
     }
 
-    /// Removes a prefix if `peer` owns it; says whether it did.
-    pub fn remove(&mut self, address: IpAddr, prefix: u8, peer: PeerId) -> bool {
+    /// Removes a prefix if `owner` has it; says whether it did.
+    pub fn remove(&mut self, address: IpAddr, prefix: u8, owner: V) -> bool {
         let (root, octets) = self.family(address);
-        let removed = root.remove(octets.as_slice(), octets.clamp(prefix), peer);
+        let removed = root.remove(octets.as_slice(), octets.clamp(prefix), owner);
         self.len -= usize::from(removed);
         removed
     }
 
-    /// The peer with the longest prefix that covers an IPv4 address.
+    /// The owner of the longest prefix that covers an IPv4 address.
     #[inline]
     #[must_use]
-    pub fn lookup_v4(&self, address: [u8; 4]) -> Option<PeerId> {
+    pub fn lookup_v4(&self, address: [u8; 4]) -> Option<V> {
         self.v4.lookup(&address)
     }
 
-    /// The peer with the longest prefix that covers an IPv6 address.
+    /// The owner of the longest prefix that covers an IPv6 address.
     #[inline]
     #[must_use]
-    pub fn lookup_v6(&self, address: [u8; 16]) -> Option<PeerId> {
+    pub fn lookup_v6(&self, address: [u8; 16]) -> Option<V> {
         self.v6.lookup(&address)
     }
 
-    /// The peer with the longest prefix that covers an address.
+    /// The owner of the longest prefix that covers an address.
     #[inline]
     #[must_use]
-    pub fn lookup(&self, address: IpAddr) -> Option<PeerId> {
+    pub fn lookup(&self, address: IpAddr) -> Option<V> {
         match address {
             IpAddr::V4(address) => self.lookup_v4(address.octets()),
             IpAddr::V6(address) => self.lookup_v6(address.octets()),
         }
     }
 
-    fn family(&mut self, address: IpAddr) -> (&mut Node, Octets) {
+    fn family(&mut self, address: IpAddr) -> (&mut Node<V>, Octets) {
         match address {
             IpAddr::V4(address) => (&mut self.v4, Octets::V4(address.octets())),
             IpAddr::V6(address) => (&mut self.v6, Octets::V6(address.octets())),
@@ -85,19 +95,25 @@ impl AllowedIps {
 }
 
 /// The answer to the last look-up of a batch: packets come in trains of one flow, which ask the same again and again.
-#[derive(Debug, Default)]
-pub struct LastLookup(Option<(IpAddr, Option<PeerId>)>);
+#[derive(Debug)]
+pub struct LastLookup<V = PeerId>(Option<(IpAddr, Option<V>)>);
 
-impl LastLookup {
-    /// As [`AllowedIps::lookup`]. The routes must be the same from call to call.
+impl<V> Default for LastLookup<V> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<V: Copy + PartialEq> LastLookup<V> {
+    /// As [`PrefixTable::lookup`]. The table must be the same from call to call.
     #[inline]
-    pub fn lookup(&mut self, routes: &AllowedIps, address: IpAddr) -> Option<PeerId> {
+    pub fn lookup(&mut self, table: &PrefixTable<V>, address: IpAddr) -> Option<V> {
         match self.0 {
-            Some((last, peer)) if last == address => peer,
+            Some((last, owner)) if last == address => owner,
             _ => {
-                let peer = routes.lookup(address);
-                self.0 = Some((address, peer));
-                peer
+                let owner = table.lookup(address);
+                self.0 = Some((address, owner));
+                owner
             }
         }
     }
@@ -190,17 +206,23 @@ impl<T> Sparse<T> {
 }
 
 /// One octet of an address.
-#[derive(Debug, Default)]
-struct Node {
+#[derive(Debug)]
+struct Node<V> {
     /// Prefixes that end in this octet after 0 to 7 of its bits; the key is heap order: `1 << bits | leading bits`.
-    prefixes: Sparse<PeerId>,
+    prefixes: Sparse<V>,
     /// Prefixes that go on in the next octet.
     children: Sparse<Box<Self>>,
 }
 
-impl Node {
+impl<V> Default for Node<V> {
+    fn default() -> Self {
+        Self { prefixes: Sparse::default(), children: Sparse::default() }
+    }
+}
+
+impl<V: Copy + PartialEq> Node<V> {
     #[inline]
-    fn lookup(&self, octets: &[u8]) -> Option<PeerId> {
+    fn lookup(&self, octets: &[u8]) -> Option<V> {
         let mut best = None;
         let mut node = self;
         for &octet in octets {
@@ -224,23 +246,23 @@ impl Node {
         node.prefixes.get(1).copied().or(best)
     }
 
-    fn insert(&mut self, octets: &[u8], bits: u8, peer: PeerId) -> Option<PeerId> {
+    fn insert(&mut self, octets: &[u8], bits: u8, owner: V) -> Option<V> {
         match octets.split_first() {
             Some((&octet, rest)) if bits >= 8 => {
                 if !self.children.contains(octet) {
                     self.children.insert(octet, Box::default());
                 }
-                self.children.get_mut(octet)?.insert(rest, bits - 8, peer)
+                self.children.get_mut(octet)?.insert(rest, bits - 8, owner)
             }
-            first => self.prefixes.insert(heap_key(first.map_or(0, |(&octet, _)| octet), bits), peer),
+            first => self.prefixes.insert(heap_key(first.map_or(0, |(&octet, _)| octet), bits), owner),
         }
     }
 
-    fn remove(&mut self, octets: &[u8], bits: u8, peer: PeerId) -> bool {
+    fn remove(&mut self, octets: &[u8], bits: u8, owner: V) -> bool {
         match octets.split_first() {
             Some((&octet, rest)) if bits >= 8 => {
                 let Some(child) = self.children.get_mut(octet) else { return false };
-                let removed = child.remove(rest, bits - 8, peer);
+                let removed = child.remove(rest, bits - 8, owner);
                 if removed && child.prefixes.values.is_empty() && child.children.values.is_empty() {
                     self.children.remove(octet);
                 }
@@ -248,7 +270,7 @@ impl Node {
             }
             first => {
                 let key = heap_key(first.map_or(0, |(&octet, _)| octet), bits);
-                self.prefixes.get(key) == Some(&peer) && self.prefixes.remove(key).is_some()
+                self.prefixes.get(key) == Some(&owner) && self.prefixes.remove(key).is_some()
             }
         }
     }

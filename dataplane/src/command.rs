@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 
+use crate::hairpin::HostRoutes;
 use crate::keypair::Keypair;
 use crate::peer::PeerState;
 use crate::wake::Wake;
@@ -85,6 +86,11 @@ pub enum Command {
     SetMtu {
         /// In bytes.
         mtu: u16,
+    },
+    /// What the host does with packets from the tunnel changed; without it, the host gets them all.
+    SetHostRoutes {
+        /// The host's routes.
+        routes: Option<Arc<HostRoutes>>,
     },
     /// End after this turn.
     Stop,

@@ -43,9 +43,7 @@ impl Idle {
             }
         }
         self.idle_since = None;
-        if let Err(error) = underlay.before_sleep() {
-            tracing::debug!(%error, "the underlay could not be told that the worker sleeps");
-        }
+        underlay.before_sleep(stats);
         stats.sleeps.add(1);
         let count = libc::nfds_t::try_from(self.descriptors.len()).unwrap_or(0);
         // SAFETY: the pointer and the count describe `descriptors`, which outlive the call.

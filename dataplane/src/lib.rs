@@ -3,7 +3,8 @@
 //!
 //! A packet's walk from the underlay: [`underlay`] puts it into a [`batch`], `receive` classifies it, finds its
 //! [`keypair`] in the [`session_table`], opens it, checks its counter against the [`replay`] window and its inner
-//! source against the [`allowed_ips`], and the [`kernel_port`] takes it. The way back is `send`. Whatever ends
+//! source against the [`allowed_ips`], and the [`kernel_port`] takes it, or it is sealed anew for another peer
+//! ([`hairpin`]). The way back is `send`. Whatever ends
 //! elsewhere ends under a [`drop::DropReason`]. The control plane speaks to workers through [`command`] alone.
 
 pub mod allowed_ips;
@@ -11,6 +12,7 @@ pub mod batch;
 pub mod clock;
 pub mod command;
 pub mod drop;
+pub mod hairpin;
 pub mod idle;
 pub mod kernel_port;
 pub mod keypair;

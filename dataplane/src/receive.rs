@@ -18,7 +18,7 @@ use linegate_aead::{Aead, Packet, Verdict};
 use linegate_wire::constants::{KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_TIMEOUT};
 use linegate_wire::ecn::{self, Ecn};
 use linegate_wire::ids::{PeerId, ReceiverIndex};
-use linegate_wire::ip::IpPacket;
+use linegate_wire::ip::{IpPacket, decrement_hop_limit};
 use linegate_wire::messages::{Message, TAG_BYTES, TRANSPORT_HEADER_BYTES};
 use linegate_wire::time::Instant;
 
@@ -26,10 +26,12 @@ use crate::allowed_ips::{AllowedIps, LastLookup};
 use crate::batch::ReceiveBatch;
 use crate::command::{Report, Reporter};
 use crate::drop::DropReason;
+use crate::hairpin::Hairpin;
 use crate::keypair::{Keypair, Role};
 use crate::limits::BATCH_MAX;
 use crate::memory::{Arena, Region};
 use crate::peers::Peers;
+use crate::send::Outbound;
 use crate::session_table::SessionTable;
 use crate::stats::WorkerStats;
 
@@ -189,15 +191,25 @@ fn rekey_due(keypair: &Keypair, now: Instant) -> bool {
         && keypair.age(now) >= REJECT_AFTER_TIME.saturating_sub(KEEPALIVE_TIMEOUT).saturating_sub(REKEY_TIMEOUT)
 }
 
-/// Checks each inner packet, trims its padding and carries congestion marks over; gives what the kernel is to have.
+/// Where the inner packets of a batch go.
+#[derive(Default)]
+pub(crate) struct Unwrapped {
+    /// To the kernel.
+    pub(crate) to_host: ArrayVec<Region, BATCH_MAX>,
+    /// Back into the tunnel.
+    pub(crate) to_peers: ArrayVec<Outbound, BATCH_MAX>,
+}
+
+/// Checks each inner packet, trims its padding, carries congestion marks over and sorts by where it goes.
 pub(crate) fn unwrap(
     openings: &Openings<'_>,
     batch: &ReceiveBatch,
     arena: &mut Arena,
     routes: &AllowedIps,
+    mut hairpin: Option<Hairpin<'_>>,
     stats: &WorkerStats,
-) -> ArrayVec<Region, BATCH_MAX> {
-    let mut packets = ArrayVec::new();
+) -> Unwrapped {
+    let mut unwrapped = Unwrapped::default();
     let mut last = LastLookup::default();
     for opening in openings {
         let Some(plaintext) = opening.transport.plaintext() else { continue };
@@ -207,15 +219,25 @@ pub(crate) fn unwrap(
         }
         let outer = batch.datagrams.get(opening.transport.source).map_or(0, |datagram| datagram.ecn);
         match unwrap_one(arena.bytes_mut(plaintext), outer, opening.keypair, |address| last.lookup(routes, address)) {
-            Ok(total_len) => {
-                let total_len = u32::try_from(total_len).unwrap_or(0);
-                packets.extend(plaintext.part(0, total_len));
+            Ok((inner, ecn)) => {
+                stats.opened.add(1);
+                let Some(packet) = plaintext.part(0, u32::try_from(inner.total_len()).unwrap_or(0)) else { continue };
+                let room = opening.transport.message.end();
+                let onward = hairpin.as_mut().and_then(|hairpin| {
+                    let peer = hairpin.peer_for(&inner, opening.keypair.peer, routes)?;
+                    let packet = hairpin.with_room(packet, room, arena)?;
+                    decrement_hop_limit(arena.bytes_mut(packet));
+                    Some(Outbound { packet, peer, ecn: ecn.bits() })
+                });
+                let _ = match onward {
+                    Some(outbound) => unwrapped.to_peers.try_push(outbound).map_err(|_| ()),
+                    None => unwrapped.to_host.try_push(packet).map_err(|_| ()),
+                };
             }
             Err(reason) => stats.dropped(reason),
         }
     }
-    stats.opened.add(packets.len() as u64);
-    packets
+    unwrapped
 }
 
 fn unwrap_one(
@@ -223,18 +245,17 @@ fn unwrap_one(
     outer: u8,
     keypair: &Keypair,
     peer_of: impl FnOnce(IpAddr) -> Option<PeerId>,
-) -> Result<usize, DropReason> {
+) -> Result<(IpPacket, Ecn), DropReason> {
     let packet = IpPacket::parse(bytes).map_err(|_| DropReason::BadInnerPacket)?;
     if peer_of(packet.source()) != Some(keypair.peer) {
         return Err(DropReason::SourceNotAllowed);
     }
     let inner = packet.ecn();
-    let total_len = packet.total_len();
     let marked = ecn::decapsulate(Ecn::from_bits(outer), inner).map_err(|_| DropReason::EcnNotCapable)?;
     if marked != inner {
         linegate_wire::ip::set_ecn(bytes, marked);
     }
-    Ok(total_len)
+    Ok((packet, marked))
 }
 
 impl Transport {

@@ -171,7 +171,7 @@ fn stage(run: &[Outbound], arena: &Arena, id: PeerId, peer: &mut WorkerPeer, tur
 }
 
 /// The region of the whole message, around the packet.
-fn message_region(packet: Region, mtu: u16) -> Region {
+pub(crate) fn message_region(packet: Region, mtu: u16) -> Region {
     let header = u32::try_from(TRANSPORT_HEADER_BYTES).unwrap_or(0);
     let tag = u32::try_from(TAG_BYTES).unwrap_or(0);
     let padded = packet.len.next_multiple_of(PADDING_BYTES).min(u32::from(mtu).max(packet.len));

@@ -24,6 +24,41 @@ impl Counter {
     }
 }
 
+/// A value with one writer, as it was last.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: usize) {
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the frames of a worker's underlay socket were when it last went to sleep. Those that are neither free nor held
+/// are the kernel's; without traffic none is left to send.
+#[derive(Debug, Default)]
+pub struct FrameGauges {
+    /// How many there are; 0 without AF_XDP.
+    pub all: Gauge,
+    /// Nobody's.
+    pub free: Gauge,
+    /// The kernel's, to receive into.
+    pub fill: Gauge,
+    /// The worker's, with a packet in it.
+    pub held: Gauge,
+    /// The kernel's, to send from.
+    pub transmit: Gauge,
+    /// Descriptors from the kernel that named no frame it had, since the start.
+    pub bad_descriptors: Gauge,
+}
+
 /// One worker's counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -40,6 +75,8 @@ pub struct WorkerStats {
     pub opened: Counter,
     /// Keepalives received.
     pub keepalives_received: Counter,
+    /// Inner packets that went on to another peer without the kernel.
+    pub hairpinned: Counter,
     /// Inner packets handed to the kernel.
     pub delivered: Counter,
     /// Super-packets and packets written to the kernel (writes, not packets).
@@ -54,6 +91,8 @@ pub struct WorkerStats {
     pub busy_turns: Counter,
     /// Times the worker went to sleep.
     pub sleeps: Counter,
+    /// Frames of the AF_XDP socket.
+    pub frames: FrameGauges,
     /// Drops by reason.
     pub drops: DropCounters,
 }

@@ -17,6 +17,7 @@ use crate::batch::{ReceiveBatch, SendBatch, TransmitBatch};
 use crate::clock::Clock;
 use crate::command::{Command, Commands, Report, Reporter, WorkerHandle};
 use crate::drop::DropReason;
+use crate::hairpin::{Hairpin, HostRoutes};
 use crate::idle::Idle;
 use crate::kernel_port::KernelPort;
 use crate::limits::{
@@ -73,6 +74,8 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     idle: Idle,
     own_slots: [Region; OWN_SLOTS],
+    hairpin_slots: Vec<Region>,
+    host_routes: Option<Arc<HostRoutes>>,
     last_icmp: Option<Instant>,
     stopping: bool,
 }
@@ -81,7 +84,7 @@ impl Worker {
     /// Arena bytes the worker takes for itself.
     #[must_use]
     pub const fn arena_bytes() -> usize {
-        OWN_SLOTS * OWN_SLOT_BYTES.next_multiple_of(64) + 4096
+        (OWN_SLOTS + BATCH_MAX) * OWN_SLOT_BYTES.next_multiple_of(64) + 4096
     }
 
     /// Puts a worker together; nothing runs yet. It counts in `stats`, on top of what is there.
@@ -104,6 +107,7 @@ impl Worker {
         for slot in &mut own_slots {
             *slot = arena.reserve(OWN_SLOT_BYTES, 64)?;
         }
+        let hairpin_slots = (0..BATCH_MAX).map(|_| arena.reserve(OWN_SLOT_BYTES, 64)).collect::<io::Result<_>>()?;
         let wake = Arc::new(Wake::new()?);
         let (sender, queue) = channel::bounded(COMMAND_QUEUE_MAX);
         let handle = WorkerHandle::new(sender, Arc::clone(&wake));
@@ -129,6 +133,8 @@ impl Worker {
             reporter,
             stats,
             own_slots,
+            hairpin_slots,
+            host_routes: None,
             last_icmp: None,
             stopping: false,
         };
@@ -197,9 +203,16 @@ impl Worker {
                 &self.stats,
                 &mut confirmed,
             );
-            let packets = receive::unwrap(&openings, &self.received, &mut self.arena, &self.routes, &self.stats);
+            let hairpin = self.host_routes.as_deref();
+            let hairpin = hairpin.map(|host| Hairpin::new(host, &self.peers, self.config.mtu, &self.hairpin_slots));
+            let unwrapped =
+                receive::unwrap(&openings, &self.received, &mut self.arena, &self.routes, hairpin, &self.stats);
             drop(openings);
-            self.kernel_port.deliver(&mut self.arena, &packets, &self.stats);
+            self.kernel_port.deliver(&mut self.arena, &unwrapped.to_host, &self.stats);
+            if !unwrapped.to_peers.is_empty() {
+                self.seal_and_transmit(&unwrapped.to_peers, now);
+            }
+            self.stats.hairpinned.add(unwrapped.to_peers.len() as u64);
             self.received.clear();
             for peer in confirmed {
                 self.send_staged(peer, now);
@@ -348,6 +361,7 @@ impl Worker {
                 self.stats.drops.add(DropReason::StagedPurged, staged as u64);
             }
             Command::SetMtu { mtu } => self.config.mtu = mtu,
+            Command::SetHostRoutes { routes } => self.host_routes = routes,
             Command::Stop => self.stopping = true,
         }
     }

@@ -16,6 +16,7 @@ use crossbeam::channel::{self, Receiver};
 use linegate_aead::{Aead, Backend, Key, Packet, Verdict};
 use linegate_dataplane::command::{Command, Report, Reporter, WorkerHandle};
 use linegate_dataplane::drop::DropReason;
+use linegate_dataplane::hairpin::{HostRoutes, Way};
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
 use linegate_dataplane::limits::STAGED_PACKETS_MAX;
 use linegate_dataplane::memory::Arena;
@@ -84,9 +85,13 @@ impl Bench {
     }
 
     fn install(&mut self, role: Role) -> Arc<Keypair> {
+        self.install_for(PEER, OUR_INDEX, role)
+    }
+
+    fn install_for(&mut self, peer: PeerId, index: u32, role: Role) -> Arc<Keypair> {
         let keypair = Arc::new(Keypair::new(KeypairParameters {
-            peer: PEER,
-            local: ReceiverIndex(OUR_INDEX),
+            peer,
+            local: ReceiverIndex(index),
             remote: THEIR_INDEX,
             role,
             created: self.now,
@@ -396,4 +401,100 @@ fn the_sending_counter_stops_at_its_limit_without_overshooting() {
     assert_eq!(keypair.sent_messages(), REJECT_AFTER_MESSAGES - 1);
     assert_eq!(keypair.take_counters(1), Some(REJECT_AFTER_MESSAGES - 1));
     assert_eq!(keypair.take_counters(1), None);
+}
+
+const BRANCH: PeerId = PeerId(9);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 2);
+
+/// Two branches, a host that forwards, and routes: 10/8 into the tunnel, of which 10.0.0.1 is the host itself.
+fn two_branches() -> Bench {
+    let mut bench = Bench::with_session(Role::Initiator);
+    let branch = Arc::new(PeerState::default());
+    branch.set_endpoint(Some(endpoint(9000)));
+    bench.tell(Command::AddPeer { peer: BRANCH, state: branch });
+    bench.tell(Command::AddAllowedIp { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), prefix: 8, peer: BRANCH });
+    bench.install_for(BRANCH, OUR_INDEX + 1, Role::Initiator);
+    bench.tell(Command::SetHostRoutes { routes: Some(Arc::new(host_routes())) });
+    bench
+}
+
+fn host_routes() -> HostRoutes {
+    let mut host = HostRoutes { forwards_v4: true, ..HostRoutes::default() };
+    host.routes.insert(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8, Way::Tunnel);
+    host.routes.insert(IpAddr::V4(US), 32, Way::Elsewhere);
+    host.routes.insert(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)), 16, Way::Elsewhere);
+    host
+}
+
+#[test]
+fn a_packet_from_branch_to_branch_is_sealed_again_with_one_hop_less() {
+    let mut bench = two_branches();
+    // Padded by its sender or not: the far branch gets it padded.
+    for (counter, (len, pads)) in [(60, true), (60, false), (64, true), (1420, false), (41, false)].iter().enumerate() {
+        let inner = packet(INSIDE, FAR, *len, 2);
+        let plaintext = if *pads { padded(inner.clone()) } else { inner.clone() };
+        let payload = transport(OUR_INDEX, counter as u64, &plaintext);
+        bench.underlay.push(MemoryDatagram { payload, endpoint: endpoint(1000), ecn: 3 });
+    }
+    bench.turn();
+    assert!(bench.kernel.drain().is_empty());
+    let sent = bench.underlay.drain();
+    assert_eq!(sent.len(), 5);
+    for (datagram, len) in sent.iter().zip([60, 60, 64, 1420, 41_usize]) {
+        assert_eq!((datagram.endpoint, datagram.ecn), (endpoint(9000), 3), "the mark of the first leg goes on");
+        let (_, plaintext) = opened(datagram);
+        assert_eq!(plaintext.len(), len.next_multiple_of(16).min(usize::from(MTU)));
+        let mut expected = packet(INSIDE, FAR, len, 3);
+        linegate_wire::ip::decrement_hop_limit(&mut expected);
+        assert_eq!(plaintext[..len], expected);
+        assert!(plaintext[len..].iter().all(|&byte| byte == 0));
+    }
+    assert_eq!((bench.stats.hairpinned.get(), bench.stats.opened.get(), bench.total_drops()), (5, 5, 0));
+}
+
+#[test]
+fn what_the_host_may_have_something_to_say_about_goes_to_the_host() {
+    let mut bench = two_branches();
+    let to = |destination: [u8; 4]| packet(INSIDE, destination.into(), 60, 0);
+    let mut last_hop = to(FAR.octets());
+    last_hop[8] = 1;
+    let mut options = to(FAR.octets());
+    options[0] = 0x46;
+    let cases = [
+        ("the host itself", to(US.octets())),
+        ("another interface", to([10, 1, 2, 3])),
+        ("nowhere", to([11, 0, 0, 1])),
+        ("a group", to([224, 0, 0, 1])),
+        ("back to its sender", to(INSIDE.octets())),
+        ("the last hop", last_hop),
+        ("options", options),
+        ("too large", packet(INSIDE, FAR, 1424, 0)),
+    ];
+    let mut expected = Vec::new();
+    for (counter, (_, packet)) in cases.iter().enumerate() {
+        expected.push(packet.clone());
+        bench.arrive(transport(OUR_INDEX, counter as u64, &padded(packet.clone())), endpoint(1000));
+    }
+    let names: Vec<_> = cases.iter().map(|(name, _)| name).collect();
+    assert_eq!(bench.kernel.drain(), expected, "{names:?}, unchanged");
+    assert!(bench.underlay.drain().is_empty());
+    for routes in [Some(Arc::new(HostRoutes { forwards_v4: false, ..host_routes() })), None] {
+        bench.tell(Command::SetHostRoutes { routes });
+        let counter = bench.stats.opened.get();
+        bench.arrive(transport(OUR_INDEX, counter, &padded(to(FAR.octets()))), endpoint(1000));
+        assert_eq!(bench.kernel.drain(), [to(FAR.octets())], "a host that does not forward decides itself");
+    }
+    assert_eq!(bench.stats.hairpinned.get(), 0);
+}
+
+#[test]
+fn a_branch_without_a_session_gets_its_packets_after_the_handshake() {
+    let mut bench = two_branches();
+    bench.tell(Command::RemoveKeypair { peer: BRANCH, local: ReceiverIndex(OUR_INDEX + 1) });
+    bench.arrive(transport(OUR_INDEX, 0, &padded(packet(INSIDE, FAR, 60, 0))), endpoint(1000));
+    assert!(bench.underlay.drain().is_empty());
+    let wanted = bench.reports.try_iter().any(|report| matches!(report, Report::HandshakeWanted { peer: BRANCH }));
+    assert!(wanted);
+    bench.install_for(BRANCH, OUR_INDEX + 1, Role::Initiator);
+    assert_eq!(bench.underlay.drain().len(), 1);
 }

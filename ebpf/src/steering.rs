@@ -252,14 +252,16 @@ impl Steering {
     }
 }
 
-/// Attaches the program for a moment, on no port of ours, to see in which mode the interface takes it.
+/// Attaches the program for a moment, on no port of ours, to see in which mode the interface takes it; meanwhile
+/// `look` looks at what else there is, by the interface's index.
 ///
 /// # Errors
 /// [`LoadError`] if it takes it in none.
-pub fn probe(interface: &str) -> Result<AttachMode, LoadError> {
+pub fn probe<T>(interface: &str, look: impl FnOnce(u32) -> T) -> Result<(AttachMode, T), LoadError> {
     let mut steering = Steering::load(&SteeringConfig { port: 0, any_address: false, queues: 1 })?;
     let path = format!("/sys/class/net/{interface}/ifindex");
     let ifindex = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     let ifindex = ifindex.ok_or_else(|| LoadError::NoSuchInterface { interface: interface.to_owned() })?;
-    steering.attach(ifindex, interface, ModeChoice::Auto)
+    let mode = steering.attach(ifindex, interface, ModeChoice::Auto)?;
+    Ok((mode, look(ifindex)))
 }

@@ -51,6 +51,17 @@ pub enum KernelPortChoice {
     Veth,
 }
 
+/// Which way packets go from branch to branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HairpinChoice {
+    /// From peer to peer within the worker, where the host would do nothing but send them back into the tunnel.
+    #[default]
+    Auto,
+    /// All through the host, where nftables sees them.
+    Kernel,
+}
+
 /// Where the XDP program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -113,6 +124,8 @@ pub struct Settings {
     pub underlay: Vec<String>,
     /// How packets go to the host.
     pub kernel_port: KernelPortChoice,
+    /// How packets go from branch to branch.
+    pub hairpin: HairpinChoice,
     /// The number of workers; `None` is `"auto"`.
     #[serde(deserialize_with = "workers")]
     pub workers: Option<usize>,
@@ -140,6 +153,7 @@ impl Default for Settings {
             io: IoChoice::default(),
             underlay: Vec::new(),
             kernel_port: KernelPortChoice::default(),
+            hairpin: HairpinChoice::default(),
             workers: None,
             cores: Vec::new(),
             spin: Duration::from_micros(SPIN_US_DEFAULT),
@@ -281,7 +295,7 @@ pub fn example() -> String {
                   # Read from /etc/linegate/INTERFACE.toml, from --config FILE or from LINEGATE_CONFIG=FILE.\n\
                   # Every key may be left out; what stands here is its default.\n";
     let spin = format!("spin_us = {SPIN_US_DEFAULT}");
-    let keys: [(&str, &str); 10] = [
+    let keys: [(&str, &str); 11] = [
         ("The underlay: auto (AF_XDP where the driver has zero-copy, else udp), xdp or udp.", "io = \"auto\""),
         (
             "The NIC or NICs for AF_XDP, e.g. \"eth0\" or [\"eth0\", \"eth1\"]; none: that of the default route.",
@@ -290,6 +304,10 @@ pub fn example() -> String {
         (
             "The way to the host's network stack: auto (tun), tun or veth (AF_XDP on a hidden veth end).",
             "kernel_port = \"auto\"",
+        ),
+        (
+            "Packets from branch to branch: auto (past the host, unseen by its nftables, where it forwards) or kernel.",
+            "hairpin = \"auto\"",
         ),
         ("Worker threads: \"auto\", or a number from 1.", "workers = \"auto\""),
         ("The cores the workers are bound to, in order, e.g. [2, 3]; none: not bound.", "cores = []"),

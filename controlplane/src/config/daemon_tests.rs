@@ -27,6 +27,7 @@ fn every_key_is_understood() {
         kernel_port = "tun"
         workers = 3
         cores = [1, 0]
+        hairpin = "kernel"
         spin_us = 0
         aead = "ring"
         mtu = 1380
@@ -40,6 +41,7 @@ fn every_key_is_understood() {
         io: IoChoice::Xdp,
         underlay: vec!["eth0".into(), "eth1".into()],
         kernel_port: KernelPortChoice::Tun,
+        hairpin: HairpinChoice::Kernel,
         workers: Some(3),
         cores: vec![1, 0],
         spin: Duration::ZERO,

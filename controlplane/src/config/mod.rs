@@ -7,7 +7,7 @@ mod daemon;
 mod wg_conf;
 
 pub use daemon::{
-    CopyChoice, IoChoice, KernelPortChoice, Settings, SettingsError, TransmitChoice, XdpMode, XdpSettings, example,
-    load_settings, parse_settings,
+    CopyChoice, HairpinChoice, IoChoice, KernelPortChoice, Settings, SettingsError, TransmitChoice, XdpMode,
+    XdpSettings, example, load_settings, parse_settings,
 };
 pub use wg_conf::{Mistake, Resolve, WgConfig, WgConfigError, load_wg, parse_wg};

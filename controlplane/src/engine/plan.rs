@@ -15,6 +15,9 @@ use crate::status::Choice;
 /// Workers that `auto` starts at most over UDP sockets: more pay only when many peers are busy at once.
 const UDP_WORKERS_AUTO_MAX: usize = 4;
 
+/// The largest MTU whose frames fit a UMEM frame of 4096 bytes with XDP's headroom, an Ethernet header and a tag.
+const GENERIC_MTU_MAX: u32 = 4096 - 256 - 18;
+
 /// Drivers with AF_XDP zero-copy in the kernels this is made for (Linux 6.1 and later). `auto` attaches the XDP
 /// program to no others.
 const ZERO_COPY_DRIVERS: &[&str] =
@@ -40,6 +43,8 @@ pub struct Nic {
     pub queues: u32,
     /// Its link-layer address.
     pub mac: [u8; 6],
+    /// Its MTU in bytes.
+    pub mtu: u32,
 }
 
 /// What is to be built.
@@ -77,6 +82,17 @@ pub enum PlanError {
     OffloadsOn {
         /// The NIC.
         nic: String,
+    },
+    /// Generic mode would drop large frames unseen.
+    #[error(
+        "generic-mode XDP on {nic} drops frames larger than a buffer, and its MTU is {mtu}; \
+         run: ip link set {nic} mtu {GENERIC_MTU_MAX} (or use io = \"udp\")"
+    )]
+    MtuTooLarge {
+        /// The NIC.
+        nic: String,
+        /// Its MTU.
+        mtu: u32,
     },
     /// A capability is missing.
     #[error(transparent)]
@@ -131,16 +147,19 @@ pub fn udp(settings: &Settings, kernel_port: Choice, reason: &str) -> Plan {
     }
 }
 
-/// Refuses generic mode where the host joins packets before the program sees them.
+/// Refuses generic mode where the host joins packets before the program sees them, or frames may not fit a buffer.
 ///
 /// # Errors
-/// [`PlanError::OffloadsOn`].
+/// [`PlanError::OffloadsOn`], [`PlanError::MtuTooLarge`].
 pub fn check_generic(nics: &[Nic]) -> Result<(), PlanError> {
     for nic in nics {
         // Devices that cannot be asked have no such offloads.
         let offloads = ethtool::receive_offloads(&nic.name).unwrap_or_default();
         if offloads.gro || offloads.lro {
             return Err(PlanError::OffloadsOn { nic: nic.name.clone() });
+        }
+        if nic.mtu > GENERIC_MTU_MAX {
+            return Err(PlanError::MtuTooLarge { nic: nic.name.clone(), mtu: nic.mtu });
         }
     }
     Ok(())
@@ -184,7 +203,7 @@ async fn find_nics(settings: &Settings, netlink: &Netlink) -> Result<Vec<Nic>, P
     let nic = |link: crate::netlink::Link| {
         let mac = link.mac.filter(|mac| *mac != [0; 6]).ok_or_else(|| PlanError::NotEthernet(link.name.clone()))?;
         let queues = receive_queues(&link.name).unwrap_or(1);
-        Ok(Nic { name: link.name, ifindex: link.index, queues, mac })
+        Ok(Nic { name: link.name, ifindex: link.index, queues, mac, mtu: link.mtu })
     };
     links.into_iter().map(nic).collect()
 }
@@ -241,7 +260,7 @@ mod tests {
     use super::*;
 
     fn nic(name: &str, queues: u32) -> Nic {
-        Nic { name: name.into(), ifindex: 1, queues, mac: [2; 6] }
+        Nic { name: name.into(), ifindex: 1, queues, mac: [2; 6], mtu: 1500 }
     }
 
     #[test]
@@ -259,6 +278,15 @@ mod tests {
         assert_eq!(udp(&settings, port.clone(), "x").workers.len(), cores().min(4));
         settings.workers = Some(7);
         assert_eq!(udp(&settings, port, "x").workers.len(), 7);
+    }
+
+    #[test]
+    fn generic_mode_is_refused_where_frames_do_not_fit() {
+        let mut none = nic("linegate-none", 1);
+        assert!(check_generic(std::slice::from_ref(&none)).is_ok());
+        none.mtu = 9000;
+        let error = check_generic(&[none]).unwrap_err().to_string();
+        assert!(error.contains("9000") && error.contains("mtu 3822"), "{error}");
     }
 
     #[test]

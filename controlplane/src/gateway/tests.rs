@@ -182,6 +182,7 @@ fn name(command: &Command) -> String {
         Command::SendKeepalive { .. } => "keepalive".into(),
         Command::PurgeStaged { .. } => "purge".into(),
         Command::SetMtu { mtu } => format!("mtu {mtu}"),
+        Command::SetHostRoutes { routes } => format!("host routes {}", routes.is_some()),
         Command::Stop => "stop".into(),
     }
 }

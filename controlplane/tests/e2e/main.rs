@@ -1,6 +1,7 @@
 //! linegate against stock peers, end to end: real sockets, a real XDP program, real namespaces. Root is needed.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers fail as the test itself does")]
 
+mod branches;
 mod faults;
 mod input;
 mod interop;

@@ -4,7 +4,6 @@ pub mod next_hop;
 pub mod udp;
 pub mod xdp;
 
-use std::io;
 use std::os::fd::RawFd;
 
 use crate::batch::{ReceiveBatch, TransmitBatch};
@@ -32,11 +31,6 @@ pub trait Underlay: Send {
         false
     }
 
-    /// Called before the worker sleeps, so that a port which must be kicked can ask for it.
-    ///
-    /// # Errors
-    /// What the system call says; the worker reports it and goes on.
-    fn before_sleep(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    /// Called before the worker sleeps: nothing that only another turn would finish may be left, and gauges are set.
+    fn before_sleep(&mut self, _stats: &WorkerStats) {}
 }

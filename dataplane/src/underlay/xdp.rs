@@ -1,7 +1,6 @@
 //! The underlay on one queue of a NIC: transport data by AF_XDP, everything else (handshakes, fragments, what the
 //! program passed up, what has no next hop) by the worker's UDP sockets.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -212,8 +211,8 @@ impl Underlay for XdpUnderlay {
         self.udp.has_pending()
     }
 
-    fn before_sleep(&mut self) -> io::Result<()> {
-        self.socket.release();
-        Ok(())
+    fn before_sleep(&mut self, stats: &WorkerStats) {
+        self.socket.settle();
+        self.socket.show_frames(&stats.frames);
     }
 }

@@ -22,6 +22,8 @@ pub struct Frames {
     umem: Region,
     frame_bytes: u32,
     owners: Vec<Owner>,
+    /// How many frames each owner has, in the order of [`Owner`].
+    counts: [usize; 4],
     free: Vec<u32>,
 }
 
@@ -30,7 +32,7 @@ impl Frames {
     #[must_use]
     pub fn new(umem: Region, frame_bytes: u32) -> Self {
         let count = umem.len / frame_bytes;
-        Self { umem, frame_bytes, owners: vec![Owner::Free; count as usize], free: (0..count).rev().collect() }
+        Self { umem, frame_bytes, owners: vec![Owner::Free; count as usize], counts: [count as usize, 0, 0, 0], free: (0..count).rev().collect() }
     }
 
     /// The UMEM.
@@ -49,6 +51,7 @@ impl Frames {
     pub fn take(&mut self, owner: Owner) -> Option<u64> {
         let frame = self.free.pop()?;
         *self.owners.get_mut(frame as usize)? = owner;
+        self.move_count(Owner::Free, owner);
         Some(u64::from(frame) * u64::from(self.frame_bytes))
     }
 
@@ -59,6 +62,7 @@ impl Frames {
         let Ok(frame) = u32::try_from(address / u64::from(self.frame_bytes)) else { return false };
         let Some(owner) = self.owners.get_mut(frame as usize).filter(|owner| **owner == from) else { return false };
         *owner = to;
+        self.move_count(from, to);
         if to == Owner::Free {
             self.free.push(frame);
         }
@@ -83,7 +87,15 @@ impl Frames {
     /// How many frames an owner has.
     #[must_use]
     pub fn count(&self, owner: Owner) -> usize {
-        self.owners.iter().filter(|&&other| other == owner).count()
+        self.counts.get(owner as usize).copied().unwrap_or(0)
+    }
+
+    fn move_count(&mut self, from: Owner, to: Owner) {
+        for (owner, change) in [(from, -1), (to, 1)] {
+            if let Some(count) = self.counts.get_mut(owner as usize) {
+                *count = count.saturating_add_signed(change);
+            }
+        }
     }
 
     /// How many frames there are.
@@ -115,6 +127,7 @@ mod tests {
         assert_eq!(frames.region(address + 256, 1792), Some(Region { offset: 4096 + 256, len: 1792 }));
         assert_eq!(frames.region(address + 256, 1793), None, "over the frame's end");
         assert!(frames.transfer(address, Owner::Held, Owner::Free));
+        assert_eq!(frames.count(Owner::Held), 0);
         assert_eq!(frames.count(Owner::Free), frames.len());
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::frames::{Frames, Owner};
 use super::ring::{Ring, RingLayout};
 use crate::memory::{Arena, Region};
+use crate::stats::FrameGauges;
 
 /// Entries of each ring.
 const RING_SIZE: u32 = 2048;
@@ -91,7 +92,7 @@ pub struct XskSocket {
     held: Vec<u64>,
     zero_copy: bool,
     /// Descriptors from the kernel that did not fit the book.
-    bad_descriptors: u64,
+    bad_descriptors: usize,
     fd: OwnedFd,
 }
 
@@ -303,11 +304,32 @@ impl XskSocket {
             let sent = unsafe {
                 libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
             };
-            if sent < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN) {
+            // With zero-copy the call only wakes the driver, which then takes all there is.
+            if self.zero_copy || (sent < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN)) {
                 break;
             }
         }
         self.reclaim();
+    }
+
+    /// Leaves nothing that waits for another turn: what a busy or stopped driver did not take is offered again.
+    pub fn settle(&mut self) {
+        self.release();
+        self.flush();
+    }
+
+    /// Shows where the frames are.
+    pub fn show_frames(&self, gauges: &FrameGauges) {
+        gauges.all.set(self.frames.len());
+        for (gauge, owner) in [
+            (&gauges.free, Owner::Free),
+            (&gauges.fill, Owner::Fill),
+            (&gauges.held, Owner::Held),
+            (&gauges.transmit, Owner::Transmit),
+        ] {
+            gauge.set(self.frames.count(owner));
+        }
+        gauges.bad_descriptors.set(self.bad_descriptors);
     }
 
     fn frames_to_send(&mut self) -> u32 {

@@ -31,12 +31,6 @@ pub fn packet_too_big(offending: &[u8], mtu: u16, error: &mut [u8; ERROR_MAX_BYT
     write(offending, error, (3, 4), (2, 0), u32::from(mtu))
 }
 
-/// "Time to live exceeded in transit" (IPv4 type 11, IPv6 type 3, code 0). Gives the length written.
-#[must_use]
-pub fn time_exceeded(offending: &[u8], error: &mut [u8; ERROR_MAX_BYTES]) -> Option<usize> {
-    write(offending, error, (11, 0), (3, 0), 0)
-}
-
 fn write(offending: &[u8], error: &mut [u8; ERROR_MAX_BYTES], v4: (u8, u8), v6: (u8, u8), info: u32) -> Option<usize> {
     let packet = IpPacket::parse(offending).ok()?;
     let (header_len, quote_max, (kind, code)) = match packet.source() {
@@ -163,7 +157,7 @@ mod tests {
         assert!(host_unreachable(&icmp_error, &mut error).is_some(), "an echo request may be answered");
         let mut fragment = v4(60, 17);
         fragment[7] = 1;
-        assert_eq!(time_exceeded(&fragment, &mut error), None);
+        assert_eq!(host_unreachable(&fragment, &mut error), None);
         let mut group = v4(60, 17);
         group[16] = 224;
         assert_eq!(host_unreachable(&group, &mut error), None);

@@ -139,6 +139,21 @@ impl IpPacket {
     }
 }
 
+/// Takes one from the time to live, or hop limit, of a packet that [parses](IpPacket::parse), and mends its header
+/// checksum (RFC 1624). Must not be called where it is 0.
+pub fn decrement_hop_limit(bytes: &mut [u8]) {
+    match bytes {
+        [vhl, _, _, _, _, _, _, _, ttl, protocol, c0, c1, ..] if *vhl >> 4 == 4 => {
+            let old = u16::from_be_bytes([*ttl, *protocol]);
+            *ttl = ttl.wrapping_sub(1);
+            let new = u16::from_be_bytes([*ttl, *protocol]);
+            [*c0, *c1] = checksum::updated(u16::from_be_bytes([*c0, *c1]), old, new).to_be_bytes();
+        }
+        [vhl, _, _, _, _, _, _, hop_limit, ..] if *vhl >> 4 == 6 => *hop_limit = hop_limit.wrapping_sub(1),
+        _ => {}
+    }
+}
+
 /// Writes the congestion bits of a packet that [parses](IpPacket::parse), and mends its header checksum.
 pub fn set_ecn(bytes: &mut [u8], ecn: Ecn) {
     match bytes {
@@ -186,6 +201,26 @@ mod tests {
         set_ecn(&mut bytes, Ecn::Ect0);
         assert_eq!((bytes[0], bytes[1]), (0x6f, 0xef));
         assert_eq!(IpPacket::parse(&bytes).unwrap().ecn(), Ecn::Ect0);
+    }
+
+    #[test]
+    fn a_hop_is_taken_and_the_checksum_stays_good() {
+        let mut bytes = v4(64, 5);
+        let sum = |bytes: &[u8]| {
+            let words = bytes[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+            let sum: u32 = words.sum();
+            (sum & 0xffff) + (sum >> 16)
+        };
+        (bytes[8], bytes[9]) = (64, 17);
+        let missing = u16::try_from(0xffff - sum(&bytes)).unwrap();
+        bytes[10..12].copy_from_slice(&missing.to_be_bytes());
+        for left in (0..64).rev() {
+            decrement_hop_limit(&mut bytes);
+            assert_eq!((IpPacket::parse(&bytes).unwrap().hop_limit(), sum(&bytes)), (left, 0xffff));
+        }
+        let mut bytes = [0x60; 40];
+        decrement_hop_limit(&mut bytes);
+        assert_eq!((bytes[6], bytes[7], bytes[8]), (0x60, 0x5f, 0x60));
     }
 
     proptest! {

@@ -92,7 +92,9 @@ fn contenders() -> Vec<Contender> {
     let stock = |name, program| Contender { name, program, settings: None };
     vec![
         linegate("linegate, UDP and TUN", "udp", "tun"),
+        linegate("linegate, UDP and veth", "udp", "veth"),
         linegate("linegate, AF_XDP and TUN", "xdp", "tun"),
+        linegate("linegate, AF_XDP and veth", "xdp", "veth"),
         stock("wireguard-go", peers::wireguard_go()),
         stock("boringtun", peers::boringtun()),
     ]

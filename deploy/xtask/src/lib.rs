@@ -1,5 +1,6 @@
 //! What the project's own commands and its end-to-end tests share.
 
+pub mod debian;
 pub mod netns;
 pub mod peers;
 pub mod shell;

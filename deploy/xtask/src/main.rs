@@ -3,7 +3,9 @@
 
 mod compare;
 mod demo;
+mod guest;
 mod interrupt;
+mod scenarios;
 mod setup;
 
 use std::path::PathBuf;
@@ -42,6 +44,14 @@ enum Task {
         #[arg(long)]
         save: Option<PathBuf>,
     },
+    /// Test on zero-copy NICs and against the kernel's WireGuard, in an emulated machine.
+    GuestTest(guest::Options),
+    /// What the emulated machine runs.
+    #[command(hide = true)]
+    GuestScenarios {
+        /// Only scenarios whose name contains this, or one of several parts separated by commas.
+        scenario: Option<String>,
+    },
     /// Set up, build, and run a hub with two branch sites in network namespaces.
     Demo {
         /// Print the results as JSON.
@@ -57,6 +67,8 @@ fn main() -> ExitCode {
         Task::Test => test(),
         Task::Compare { quick, rounds, json, save } => compare::run(rounds, quick, json, save.as_deref()),
         Task::Demo { json } => demo::run(json),
+        Task::GuestTest(options) => guest::run(&options),
+        Task::GuestScenarios { scenario } => scenarios::run(scenario.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

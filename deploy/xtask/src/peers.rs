@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use crate::debian::Suites;
 use crate::shell;
 
 /// Where they are.
@@ -57,31 +58,6 @@ pub fn install() -> anyhow::Result<()> {
 /// Debian's stable wireguard-go lacks segmentation offload; the unstable one runs there too. It is unpacked, not
 /// installed, from the host's own package source.
 fn unpack_wireguard_go(directory: &Path) -> anyhow::Result<()> {
-    let apt = directory.join("apt");
-    for folder in ["lists/partial", "cache/archives/partial"] {
-        std::fs::create_dir_all(apt.join(folder))?;
-    }
-    let sources = shell::output(Command::new("sh").args([
-        "-c",
-        "grep -hoE '(URIs: |^deb )https?://[^ ]+/debian/?( |$)' -r /etc/apt/sources.list.d /etc/apt/sources.list 2>/dev/null \
-         | grep -oE 'https?://[^ ]+' | head -1",
-    ]))?;
-    let list = apt.join("sources.list");
-    std::fs::write(&list, format!("deb {} sid main\n", sources.trim()))?;
-    let options = [
-        format!("Dir::Etc::sourcelist={}", list.display()),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-        format!("Dir::State::lists={}", apt.join("lists").display()),
-        format!("Dir::Cache={}", apt.join("cache").display()),
-    ];
-    let apt_get = |words: &[&str]| {
-        let mut command = Command::new("apt-get");
-        for option in &options {
-            command.args(["-o", option]);
-        }
-        shell::output(command.args(words).current_dir(directory))
-    };
-    apt_get(&["update", "-qq"])?;
-    apt_get(&["download", "wireguard-go"])?;
-    shell::output(Command::new("sh").args(["-c", "dpkg -x wireguard-go_*.deb wgo"]).current_dir(directory)).map(drop)
+    let suites = Suites::fetch(&directory.join("apt"), &["sid"])?;
+    suites.unpack("wireguard-go", &directory.join("wgo"))
 }
