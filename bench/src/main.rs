@@ -2,6 +2,8 @@
 //! one document to keep as a raw result.
 
 mod aead;
+#[cfg(feature = "ipsec-mb")]
+mod ipsec_mb;
 mod udp;
 mod x25519;
 
