@@ -176,7 +176,13 @@ fn measure(
 }
 
 /// One batch; gives its nanoseconds.
-fn go(engine: &mut Engine, frames: &mut [Vec<u8>], sizes: &[usize], keys: &[[u8; 32]], seal: bool) -> anyhow::Result<u128> {
+fn go(
+    engine: &mut Engine,
+    frames: &mut [Vec<u8>],
+    sizes: &[usize],
+    keys: &[[u8; 32]],
+    seal: bool,
+) -> anyhow::Result<u128> {
     let tag = if seal { 0 } else { TAG_BYTES };
     let prepared: Vec<Key> = keys.iter().map(Key::new).collect();
     let mut batch: Vec<Packet<'_>> = frames

@@ -215,7 +215,11 @@ impl<'b> Tunnel<'b> {
             said(self.bed.hub.run(&format!("{LINEGATE} status {}", self.setup.interface))),
             said(self.bed.hub.ip("-s -d addr show")),
             said(self.bed.hub.ip("neigh show")),
-            said(self.bed.hub.run("ethtool -S eth0")).lines().filter(|line| !line.ends_with(": 0")).collect::<Vec<_>>().join("\n"),
+            said(self.bed.hub.run("ethtool -S eth0"))
+                .lines()
+                .filter(|line| !line.ends_with(": 0"))
+                .collect::<Vec<_>>()
+                .join("\n"),
             said(shell::output(Command::new("sh").args(["-c", "dmesg | tail -n 12"]))),
         )
     }
