@@ -48,6 +48,23 @@ pub(crate) struct Arguments {
     samples: usize,
 }
 
+/// What is measured: one of our backends, or another library.
+enum Engine {
+    Ours(Aead),
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb(crate::ipsec_mb::IpsecMb),
+}
+
+impl Engine {
+    fn name(&self) -> String {
+        match self {
+            Self::Ours(aead) => aead.backend().to_string(),
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb(_) => "ipsec-mb".to_owned(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Row {
     direction: &'static str,
@@ -115,22 +132,24 @@ fn measure(
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(1);
-    let keys: Vec<Key> = sizes.iter().map(|_| Key::new(&rng.random())).collect();
+    let keys: Vec<[u8; 32]> = sizes.iter().map(|_| rng.random()).collect();
     let mut frames: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0x5a; 16 + size + TAG_BYTES]).collect();
     let mut engines = Vec::new();
     for backend in backends {
-        engines.push((Aead::with_backend(*backend)?, Vec::new()));
+        engines.push((Engine::Ours(Aead::with_backend(*backend)?), Vec::new()));
     }
+    #[cfg(feature = "ipsec-mb")]
+    engines.push((Engine::IpsecMb(crate::ipsec_mb::IpsecMb::new()?), Vec::new()));
     let bytes: usize = sizes.iter().sum();
     for sample in 0..=arguments.samples {
-        for (aead, times) in &mut engines {
+        for (engine, times) in &mut engines {
             let mut spent = 0;
             let mut batches = 0;
             while spent < SAMPLE {
                 if direction == "open" {
-                    go(aead, &mut frames, sizes, &keys, true)?;
+                    go(engine, &mut frames, sizes, &keys, true)?;
                 }
-                spent += go(aead, &mut frames, sizes, &keys, direction == "seal")?;
+                spent += go(engine, &mut frames, sizes, &keys, direction == "seal")?;
                 batches += 1;
             }
             // The first round warms up.
@@ -140,14 +159,14 @@ fn measure(
         }
     }
     let mut ring = None;
-    for (aead, times) in &mut engines {
+    for (engine, times) in &mut engines {
         times.sort_by(f64::total_cmp);
         let median = *times.get(times.len() / 2).context("no samples")?;
         rows.push(Row {
             direction,
             payload: payload.to_owned(),
             batch: sizes.len(),
-            backend: aead.backend().to_string(),
+            backend: engine.name(),
             ns_per_packet: median,
             cycles_per_byte: median * clock * sizes.len() as f64 / bytes as f64,
             ratio_to_ring: *ring.get_or_insert(median) / median,
@@ -157,12 +176,19 @@ fn measure(
 }
 
 /// One batch; gives its nanoseconds.
-fn go(aead: &mut Aead, frames: &mut [Vec<u8>], sizes: &[usize], keys: &[Key], seal: bool) -> anyhow::Result<u128> {
+fn go(
+    engine: &mut Engine,
+    frames: &mut [Vec<u8>],
+    sizes: &[usize],
+    keys: &[[u8; 32]],
+    seal: bool,
+) -> anyhow::Result<u128> {
     let tag = if seal { 0 } else { TAG_BYTES };
+    let prepared: Vec<Key> = keys.iter().map(Key::new).collect();
     let mut batch: Vec<Packet<'_>> = frames
         .iter_mut()
         .zip(sizes)
-        .zip(keys)
+        .zip(&prepared)
         .zip(0..)
         .map(|(((frame, size), key), counter)| Packet {
             frame,
@@ -174,10 +200,11 @@ fn go(aead: &mut Aead, frames: &mut [Vec<u8>], sizes: &[usize], keys: &[Key], se
         })
         .collect();
     let begun = Instant::now();
-    if seal {
-        aead.seal(&mut batch)
-    } else {
-        aead.open(&mut batch)
+    match engine {
+        Engine::Ours(aead) if seal => aead.seal(&mut batch),
+        Engine::Ours(aead) => aead.open(&mut batch),
+        #[cfg(feature = "ipsec-mb")]
+        Engine::IpsecMb(manager) => manager.run(&mut batch, keys, seal),
     }
     let spent = begun.elapsed().as_nanos();
     anyhow::ensure!(batch.iter().all(|packet| packet.verdict == Verdict::Ok), "a packet failed");

@@ -3,6 +3,8 @@
 
 mod aead;
 mod engine;
+#[cfg(feature = "ipsec-mb")]
+mod ipsec_mb;
 mod udp;
 mod x25519;
 

@@ -12,7 +12,6 @@ pub(crate) struct Avx2;
 
 impl Kernels for Avx2 {
     const BLOCKS: usize = chacha::LANES;
-    const RUNS: bool = false;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
     const LONGEST: usize = 768;

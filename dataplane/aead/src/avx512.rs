@@ -11,7 +11,6 @@ pub(crate) struct Avx512;
 
 impl Kernels for Avx512 {
     const BLOCKS: usize = chacha::LANES;
-    const RUNS: bool = true;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
     const LONGEST: usize = 1 << 20;

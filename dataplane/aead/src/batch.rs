@@ -114,8 +114,6 @@ impl Job {
 pub(crate) trait Kernels {
     /// Blocks a pass of ChaCha20, at most [`MAX_LANES`].
     const BLOCKS: usize;
-    /// Whether runs of lanes gain anything.
-    const RUNS: bool;
     /// Packets a pass of Poly1305.
     const TEXTS: usize;
     /// Fewer packets than this are quicker one by one.
@@ -316,7 +314,7 @@ impl<K: Kernels> Scratch<K> {
             Passes::<K> { sets: &mut self.sets, filling: 0, filled: 0, waiting: None, kernels: PhantomData };
         for job in &self.jobs {
             let mut at = 0;
-            while K::RUNS && job.bytes - at >= K::BLOCKS * BLOCK {
+            while job.bytes - at >= K::BLOCKS * BLOCK {
                 passes.run(job, at);
                 at += K::BLOCKS * BLOCK;
             }

@@ -1,7 +1,7 @@
 //! ChaCha20 (RFC 8439, section 2.3) eight blocks a pass, one block a 32-bit lane of AVX2 registers.
 //!
-//! Each lane has its own key, even those of one packet. In order: gather and transpose the keys, twenty rounds, add the
-//! input, transpose back, XOR.
+//! Lanes may belong to different packets with different keys or be consecutive blocks of one packet with its key
+//! broadcast. In order: gather and transpose the keys, twenty rounds, add the input, transpose back, XOR.
 //!
 //! Constant time: additions, XORs, shifts and shuffles by constants only. Branches depend on lengths and addresses, which
 //! an observer of the wire knows already; no secret selects a branch or an address.
@@ -90,7 +90,7 @@ fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
     [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
 }
 
-/// The inputs of lanes that each have a key.
+/// The inputs of lanes, each with its own key or all with the first one's.
 ///
 /// # Safety
 /// Every key must be readable.
@@ -106,7 +106,12 @@ unsafe fn gather(lanes: &Lanes) -> State {
         // SAFETY: the slice covers the 32 bytes read.
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     };
-    let [a, b, c, d, e, f, g, h] = transpose([key(0), key(1), key(2), key(3), key(4), key(5), key(6), key(7)]);
+    let [a, b, c, d, e, f, g, h] = if lanes.run {
+        let word = |i: i32| _mm256_permutevar8x32_epi32(key(0), _mm256_set1_epi32(i));
+        [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)]
+    } else {
+        transpose([key(0), key(1), key(2), key(3), key(4), key(5), key(6), key(7)])
+    };
     let [i, j, k, l] = SIGMA.map(|word| _mm256_set1_epi32(word.cast_signed()));
     let (block, low, high) = (words(&lanes.block), words(&lanes.low), words(&lanes.high));
     [i, j, k, l, a, b, c, d, e, f, g, h, block, _mm256_setzero_si256(), low, high]

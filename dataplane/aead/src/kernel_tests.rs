@@ -6,6 +6,7 @@
 //! block of lengths themselves, as WireGuard's packets have it; therefore a big-integer reference is held to the vectors'
 //! tags, and the kernels to that reference, with the vectors' keys and messages.
 #![expect(unsafe_code, reason = "calls kernels directly")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a harness that fails by panicking")]
 
 use chacha20::cipher::{KeyIvInit, StreamCipher};
 use num_bigint::BigUint;

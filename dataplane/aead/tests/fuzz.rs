@@ -1,8 +1,17 @@
 //! Fuzzing: a batch made of arbitrary bytes goes through every backend and must come out as from ring.
 //!
-//! `cargo test` runs a bounded number of random inputs and the corpus, if there is one. Guided by coverage, for as long as
-//! wanted, on stable Rust: `cargo install cargo-bolero`, then
-//! `cargo bolero test --package linegate-aead --sanitizer NONE --profile release --time 5m batches`.
+//! `cargo test` runs a bounded number of random inputs. Guided by coverage, with libFuzzer, on stable Rust, for as long as
+//! wanted (`cargo bolero` does the same, but instruments every test of the package, which then do not link):
+//!
+//! ```sh
+//! mkdir -p target/fuzz/corpus
+//! export BOLERO_FUZZER=libfuzzer BOLERO_LIBTEST_HARNESS=1 BOLERO_TEST_NAME=batches_of_arbitrary_bytes
+//! export BOLERO_LIBFUZZER_ARGS="$PWD/target/fuzz/corpus -max_total_time=300 -max_len=4096"
+//! export RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module \
+//!     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+//!     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
+//! cargo test --release --target x86_64-unknown-linux-gnu --target-dir target/fuzz --package linegate-aead --test fuzz
+//! ```
 #![expect(clippy::unwrap_used, reason = "a harness that fails by panicking")]
 
 use linegate_aead::{Aead, Backend, Key, Packet, Verdict, available};
