@@ -8,6 +8,7 @@ mod cpio;
 mod fetch;
 mod image;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +20,8 @@ use crate::{interrupt, setup};
 
 /// The whole run of one guest; far beyond what it takes, so that only one that hangs is ended.
 const SECONDS_MAX: u32 = 900;
+/// Guests that share a kernel's scenarios.
+const GUESTS_A_KERNEL: usize = 3;
 /// What the runner in the guest prints when all is done.
 pub(crate) const END_MARK: &str = "guest: end";
 
@@ -64,15 +67,27 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let mut failed = Vec::new();
-    for kernel in kernels.iter().take(if options.shell { 1 } else { kernels.len() }) {
-        interrupt::check()?;
-        let result = boot(kernel, options).with_context(|| format!("kernel {}", kernel.name));
-        if let Err(error) = result {
-            eprintln!("{error:#}");
-            failed.push(kernel.name);
-        }
+    if options.shell {
+        return boot(kernels.first().context("no kernel")?, options, 0).map(drop);
     }
+    for kernel in &kernels {
+        image::write(kernel, &target_directory().join("debug/linegate"), &archive(kernel))?;
+    }
+    // Scenarios wait more than they compute, so several guests share them.
+    let guests = kernels.iter().flat_map(|kernel| (0..GUESTS_A_KERNEL).map(move |guest| (kernel, guest)));
+    let failed: Vec<&str> = std::thread::scope(|scope| {
+        let running: Vec<_> = guests.map(|(kernel, guest)| (kernel, scope.spawn(move || boot(kernel, options, guest)))).collect();
+        let failed = running.into_iter().filter_map(|(kernel, thread)| match thread.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                eprintln!("kernel {}: {error:#}", kernel.name);
+                Some(kernel.name)
+            }
+            Err(_) => Some(kernel.name),
+        });
+        failed.collect()
+    });
+    interrupt::check()?;
     ensure!(
         failed.is_empty(),
         "guest-test failed on: {} (a shell in the same guest: cargo xtask guest-test --shell --kernel {})",
@@ -88,56 +103,64 @@ fn target_directory() -> PathBuf {
     own.ancestors().nth(2).map_or_else(|| root().join("target"), Path::to_owned)
 }
 
+fn archive(kernel: &fetch::Kernel) -> PathBuf {
+    directory().join(format!("{}.cpio", kernel.name))
+}
+
 /// Boots one guest, and passes on what its scenarios say.
-fn boot(kernel: &fetch::Kernel, options: &Options) -> anyhow::Result<()> {
-    let archive = directory().join(format!("{}.cpio", kernel.name));
-    image::write(kernel, &target_directory().join("debug/linegate"), &archive)?;
-    let console = directory().join(format!("{}.console.log", kernel.name));
+fn boot(kernel: &fetch::Kernel, options: &Options, guest: usize) -> anyhow::Result<()> {
+    let console = directory().join(format!("{}-{guest}.console.log", kernel.name));
     let mut qemu = fetch::qemu()?;
-    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"]);
+    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
     qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
-    qemu.arg("-kernel").arg(kernel.image()?).arg("-initrd").arg(&archive);
+    qemu.arg("-kernel").arg(kernel.image()?).arg("-initrd").arg(archive(kernel));
     let mut words = "console=ttyS0 panic=-1 quiet loglevel=4".to_owned();
     if options.shell {
+        image::write(kernel, &target_directory().join("debug/linegate"), &archive(kernel))?;
         words += " guest.shell";
         qemu.args(["-serial", "mon:stdio"]);
     } else {
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         qemu.args(["-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results"]);
-    }
-    if let Some(only) = &options.scenario {
-        words += &format!(" guest.only={only}");
+        let only = options.scenario.as_ref().map_or(String::new(), |only| format!("+{only}"));
+        words += &format!(" guest.run=--from={guest}+--every={GUESTS_A_KERNEL}{only}");
     }
     qemu.args(["-append", &words]);
     for nic in NICS {
         nic.add_to(&mut qemu);
     }
-    println!("guest-test: Linux {} ({})", kernel.release()?, kernel.name);
+    let title = format!("{} {guest}", kernel.name);
+    println!("{title}: Linux {}", kernel.release()?);
     if options.shell {
         qemu.status().context("qemu")?;
         return Ok(());
     }
-    let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("qemu")?;
-    let ended = follow(child)?;
-    if !ended {
-        let log = std::fs::read_to_string(&console).unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(200).collect();
-        for line in tail.into_iter().rev() {
-            eprintln!("console: {line}");
+    // QEMU warns that the wires lead nowhere; what else it says is in the file.
+    let errors = File::create(console.with_extension("qemu.log"))?;
+    let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().context("qemu")?;
+    let passed = follow(child, &title)?;
+    if !passed {
+        for file in [console.with_extension("qemu.log"), console.clone()] {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(100).collect();
+            for line in tail.into_iter().rev() {
+                eprintln!("{title} console: {line}");
+            }
         }
     }
-    ensure!(ended, "not every scenario passed; the whole console: {}", console.display());
+    ensure!(passed, "not every scenario passed; the whole console: {}", console.display());
     Ok(())
 }
 
 /// Prints what the guest says until it ends; whether all passed.
-fn follow(mut child: Child) -> anyhow::Result<bool> {
+fn follow(mut child: Child, title: &str) -> anyhow::Result<bool> {
+    let title = title.to_owned();
     let output = child.stdout.take().context("qemu has no output")?;
     let reader = std::thread::spawn(move || {
         let mut passed = false;
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             let line = line.trim_end();
-            println!("{line}");
+            println!("{title}: {line}");
             passed |= line == format!("{END_MARK}, 0 failed");
         }
         passed
