@@ -32,7 +32,13 @@ impl Frames {
     #[must_use]
     pub fn new(umem: Region, frame_bytes: u32) -> Self {
         let count = umem.len / frame_bytes;
-        Self { umem, frame_bytes, owners: vec![Owner::Free; count as usize], counts: [count as usize, 0, 0, 0], free: (0..count).rev().collect() }
+        Self {
+            umem,
+            frame_bytes,
+            owners: vec![Owner::Free; count as usize],
+            counts: [count as usize, 0, 0, 0],
+            free: (0..count).rev().collect(),
+        }
     }
 
     /// The UMEM.

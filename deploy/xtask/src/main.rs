@@ -27,7 +27,7 @@ enum Task {
     Setup,
     /// Install the stock WireGuard peers that the tests and the demo run against.
     Peers,
-    /// Set up, then run every check: format, lints, tests, documentation.
+    /// Set up, then run every check: format, lints, tests, documentation, emulated machines.
     Test,
     /// Measure linegate against stock peers, both ends the same implementation, in one run.
     Compare {
@@ -101,6 +101,7 @@ fn test() -> anyhow::Result<()> {
     cargo("clippy --workspace --all-targets -- -D warnings")?;
     cargo("test --workspace")?;
     cargo("doc --workspace --no-deps")?;
+    guest::run(&guest::Options::default())?;
     println!("everything passed");
     Ok(())
 }

@@ -12,9 +12,7 @@ use xtask::shell;
 use super::cpio::Archive;
 use super::fetch::Kernel;
 
-const MODULES: &[&str] = &[
-    "virtio_pci", "virtio_net", "igb", "e1000e", "tun", "veth", "wireguard", "8021q",
-];
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "igb", "e1000e", "tun", "veth", "wireguard", "8021q"];
 
 /// What only tells more of the sockets, and older kernels are built without.
 const EXTRA_MODULE: &str = "xsk_diag";
@@ -52,7 +50,9 @@ poweroff -f
 pub(crate) fn write(kernel: &Kernel, linegate: &Path, to: &Path) -> anyhow::Result<()> {
     let file = File::create(to).with_context(|| to.display().to_string())?;
     let mut archive = Archive::new(BufWriter::new(file));
-    for folder in ["proc", "sys", "dev", "run", "tmp", "root", "var", "etc/wireguard", "usr/bin", "usr/sbin", "usr/local/bin"] {
+    for folder in
+        ["proc", "sys", "dev", "run", "tmp", "root", "var", "etc/wireguard", "usr/bin", "usr/sbin", "usr/local/bin"]
+    {
         archive.directory(folder)?;
     }
     for name in ["bin", "sbin", "lib", "lib64"] {

@@ -66,7 +66,12 @@ fn wg_quick(kernel: Kernel) -> anyhow::Result<()> {
     let settings = bed.scratch.join("quick.toml");
     std::fs::write(&settings, "io = \"xdp\"\nunderlay = \"eth0\"\n")?;
     let quick = |host: &Namespace, program: &str, action: &str, config: &std::path::Path| {
-        shell::output(host.command("env").arg(format!("LINEGATE_CONFIG={}", settings.display())).args([program, action]).arg(config))
+        shell::output(
+            host.command("env")
+                .arg(format!("LINEGATE_CONFIG={}", settings.display()))
+                .args([program, action])
+                .arg(config),
+        )
     };
     quick(hub, "linegate-quick", "up", &our_config)?;
     let result = (|| {
@@ -78,7 +83,8 @@ fn wg_quick(kernel: Kernel) -> anyhow::Result<()> {
         transfer::tcp(branch, hub, "10.7.0.1", 256, || Ok(()))?;
         let routes = hub.ip("route show")?;
         ensure!(routes.contains(&format!("10.9.1.0/24 dev {OURS}")), "{routes}");
-        let status: Value = serde_json::from_str(&shell::output(hub.command(LINEGATE).args(["status", "--json", OURS]))?)?;
+        let status: Value =
+            serde_json::from_str(&shell::output(hub.command(LINEGATE).args(["status", "--json", OURS]))?)?;
         ensure!(status.pointer("/xdp/0/zero_copy") == Some(&kernel.igb_zero_copy().into()), "{status}");
         ensure!(status.get("mtu") == Some(&1400.into()), "{status}");
         quick(branch, "wg-quick", "down", &their_config).map(drop)

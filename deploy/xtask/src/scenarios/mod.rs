@@ -57,6 +57,7 @@ type Scenario = (&'static str, fn(Kernel) -> anyhow::Result<()>);
 pub(crate) fn run(only: Option<&str>, share: (usize, usize)) -> anyhow::Result<()> {
     let kernel = Kernel { version: bed::kernel_version()? };
     let mut failed = 0;
+    println!("guest: begin");
     let all = [serve::SCENARIOS, disturb::SCENARIOS, starve::SCENARIOS, host::SCENARIOS].concat();
     let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
     let renewal = (share.0 == 0 && wanted(serve::RENEWAL)).then(serve::Renewal::begin);

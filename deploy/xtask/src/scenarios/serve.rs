@@ -37,7 +37,8 @@ impl Renewal {
         let tunnel = Tunnel::new(bed, setup)?;
         tunnel.await_ping(&bed.hub, "10.7.0.2")?;
         let mut ping = bed.hub.command("ping");
-        let ping = bed.hub.spawn(ping.args(["-q", "-i", "0.5", "-s", "1000", "10.7.0.2"]), &bed.scratch.join("ping"))?;
+        let ping =
+            bed.hub.spawn(ping.args(["-q", "-i", "0.5", "-s", "1000", "10.7.0.2"]), &bed.scratch.join("ping"))?;
         Ok(Self { tunnel, ping })
     }
 

@@ -6,10 +6,8 @@ use xtask::shell;
 use super::tunnel::Setup;
 use super::{IGB, Kernel, Scenario, transfer, with};
 
-pub(super) const SCENARIOS: &[Scenario] = &[
-    ("igb: the fill ring runs empty", fill_ring_empty),
-    ("igb: nothing but transmit", transmit_only),
-];
+pub(super) const SCENARIOS: &[Scenario] =
+    &[("igb: the fill ring runs empty", fill_ring_empty), ("igb: nothing but transmit", transmit_only)];
 
 /// linegate stands still while more arrives than there are frames for.
 fn fill_ring_empty(kernel: Kernel) -> anyhow::Result<()> {

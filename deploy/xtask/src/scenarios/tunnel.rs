@@ -153,8 +153,8 @@ impl<'b> Tunnel<'b> {
         self.pings(hub, "10.7.0.2", &[64, 1392, 3000])?;
         transfer::udp(branch, hub, "10.7.0.1", &[0, 1, 100, 1391, 1392])?;
         transfer::udp(hub, branch, "fd00:7::2", &[0, 1, 100, 1371, 1372])?;
-        transfer::tcp(branch, hub, "10.7.0.1", 1024, || Ok(())).context("inwards")?;
-        transfer::tcp(hub, branch, "fd00:7::2", 1024, || Ok(())).context("outwards")
+        transfer::tcp(branch, hub, "10.7.0.1", 512, || Ok(())).context("inwards")?;
+        transfer::tcp(hub, branch, "fd00:7::2", 512, || Ok(())).context("outwards")
     }
 
     /// Asserts how the underlay is served, as linegate says it and, where the kernel tells, as that does.
@@ -215,7 +215,11 @@ impl<'b> Tunnel<'b> {
             said(self.bed.hub.run(&format!("{LINEGATE} status {}", self.setup.interface))),
             said(self.bed.hub.ip("-s -d addr show")),
             said(self.bed.hub.ip("neigh show")),
-            said(self.bed.hub.run("ethtool -S eth0")).lines().filter(|line| !line.ends_with(": 0")).collect::<Vec<_>>().join("\n"),
+            said(self.bed.hub.run("ethtool -S eth0"))
+                .lines()
+                .filter(|line| !line.ends_with(": 0"))
+                .collect::<Vec<_>>()
+                .join("\n"),
             said(shell::output(Command::new("sh").args(["-c", "dmesg | tail -n 12"]))),
         )
     }
