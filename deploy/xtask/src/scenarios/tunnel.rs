@@ -208,7 +208,15 @@ impl<'b> Tunnel<'b> {
     /// What is to be looked at when a scenario failed.
     pub(crate) fn describe(&self) -> String {
         let said = |text: anyhow::Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
-        let shown = self.bed.branches.iter().map(|branch| said(branch.run("wg show"))).collect::<String>();
+        let shown = self
+            .bed
+            .branches
+            .iter()
+            .map(|branch| {
+                let show = "wg show; ip addr; ip route; grep -E '^(Ip|Udp):' /proc/net/snmp; ip -s link show dev eth0";
+                said(shell::output(branch.command("sh").args(["-c", show])))
+            })
+            .collect::<String>();
         format!(
             "linegate's log:\n{}\nlinegate's status:\n{}\nits host:\n{}{}{}\nbranches:\n{shown}\nkernel:\n{}",
             self.gateway.log(),
