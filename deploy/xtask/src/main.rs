@@ -27,7 +27,7 @@ enum Task {
     Setup,
     /// Install the stock WireGuard peers that the tests and the demo run against.
     Peers,
-    /// Set up, then run every check: format, lints, tests, documentation.
+    /// Set up, then run every check: format, lints, tests, documentation, emulated machines.
     Test,
     /// Measure linegate against stock peers, both ends the same implementation, in one run.
     Compare {
@@ -51,6 +51,12 @@ enum Task {
     GuestScenarios {
         /// Only scenarios whose name contains this, or one of several parts separated by commas.
         scenario: Option<String>,
+        /// The first one to run, from 0.
+        #[arg(long, default_value_t = 0)]
+        from: usize,
+        /// Every how many are run.
+        #[arg(long, default_value_t = 1)]
+        every: usize,
     },
     /// Set up, build, and run a hub with two branch sites in network namespaces.
     Demo {
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
         Task::Compare { quick, rounds, json, save } => compare::run(rounds, quick, json, save.as_deref()),
         Task::Demo { json } => demo::run(json),
         Task::GuestTest(options) => guest::run(&options),
-        Task::GuestScenarios { scenario } => scenarios::run(scenario.as_deref()),
+        Task::GuestScenarios { scenario, from, every } => scenarios::run(scenario.as_deref(), (from, every)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,6 +101,7 @@ fn test() -> anyhow::Result<()> {
     cargo("clippy --workspace --all-targets -- -D warnings")?;
     cargo("test --workspace")?;
     cargo("doc --workspace --no-deps")?;
+    guest::run(&guest::Options::default())?;
     println!("everything passed");
     Ok(())
 }

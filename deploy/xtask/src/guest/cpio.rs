@@ -61,7 +61,7 @@ impl<W: Write> Archive<W> {
         pad(&mut header);
         self.to.write_all(&header)?;
         self.to.write_all(content)?;
-        self.to.write_all(&[0; 3][..content.len().next_multiple_of(4) - content.len()])
+        self.to.write_all(&vec![0; content.len().next_multiple_of(4) - content.len()])
     }
 
     /// Ends the archive.

@@ -41,7 +41,7 @@ if grep -q guest.shell /proc/cmdline; then
     echo 'NICs are in the first namespace; scenarios: xtask guest-scenarios [NAME]. "exit" ends the guest.'
     setsid cttyhack bash
 else
-    xtask guest-scenarios $(sed -n 's/.*guest.only=\([^ ]*\).*/\1/p' /proc/cmdline) >/dev/ttyS1 2>&1
+    xtask guest-scenarios $(sed -n 's/.*guest.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr + ' ') >/dev/ttyS1 2>&1
 fi
 poweroff -f
 "#;

@@ -8,9 +8,11 @@ mod cpio;
 mod fetch;
 mod image;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use xtask::shell;
@@ -19,6 +21,12 @@ use crate::{interrupt, setup};
 
 /// The whole run of one guest; far beyond what it takes, so that only one that hangs is ended.
 const SECONDS_MAX: u32 = 900;
+/// Guests that share a kernel's scenarios.
+const GUESTS_A_KERNEL: usize = 2;
+/// A guest says something sooner than this after its start, or it hangs in its boot, as emulated ones rarely do,
+/// and is started again.
+const BOOT_SECONDS_MAX: u32 = 90;
+const BOOT_TRIES: usize = 3;
 /// What the runner in the guest prints when all is done.
 pub(crate) const END_MARK: &str = "guest: end";
 
@@ -64,15 +72,28 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let mut failed = Vec::new();
-    for kernel in kernels.iter().take(if options.shell { 1 } else { kernels.len() }) {
-        interrupt::check()?;
-        let result = boot(kernel, options).with_context(|| format!("kernel {}", kernel.name));
-        if let Err(error) = result {
-            eprintln!("{error:#}");
-            failed.push(kernel.name);
-        }
+    if options.shell {
+        return boot(kernels.first().context("no kernel")?, options, 0).map(drop);
     }
+    for kernel in &kernels {
+        image::write(kernel, &target_directory().join("debug/linegate"), &archive(kernel))?;
+    }
+    // Scenarios wait more than they compute, so several guests share them.
+    let guests = kernels.iter().flat_map(|kernel| (0..GUESTS_A_KERNEL).map(move |guest| (kernel, guest)));
+    let failed: Vec<&str> = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            guests.map(|(kernel, guest)| (kernel, scope.spawn(move || boot(kernel, options, guest)))).collect();
+        let failed = running.into_iter().filter_map(|(kernel, thread)| match thread.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                eprintln!("kernel {}: {error:#}", kernel.name);
+                Some(kernel.name)
+            }
+            Err(_) => Some(kernel.name),
+        });
+        failed.collect()
+    });
+    interrupt::check()?;
     ensure!(
         failed.is_empty(),
         "guest-test failed on: {} (a shell in the same guest: cargo xtask guest-test --shell --kernel {})",
@@ -88,67 +109,100 @@ fn target_directory() -> PathBuf {
     own.ancestors().nth(2).map_or_else(|| root().join("target"), Path::to_owned)
 }
 
+fn archive(kernel: &fetch::Kernel) -> PathBuf {
+    directory().join(format!("{}.cpio", kernel.name))
+}
+
 /// Boots one guest, and passes on what its scenarios say.
-fn boot(kernel: &fetch::Kernel, options: &Options) -> anyhow::Result<()> {
-    let archive = directory().join(format!("{}.cpio", kernel.name));
-    image::write(kernel, &target_directory().join("debug/linegate"), &archive)?;
-    let console = directory().join(format!("{}.console.log", kernel.name));
+fn boot(kernel: &fetch::Kernel, options: &Options, guest: usize) -> anyhow::Result<()> {
+    let console = directory().join(format!("{}-{guest}.console.log", kernel.name));
     let mut qemu = fetch::qemu()?;
-    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"]);
+    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
     qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
-    qemu.arg("-kernel").arg(kernel.image()?).arg("-initrd").arg(&archive);
+    qemu.arg("-kernel").arg(kernel.image()?).arg("-initrd").arg(archive(kernel));
     let mut words = "console=ttyS0 panic=-1 quiet loglevel=4".to_owned();
     if options.shell {
+        image::write(kernel, &target_directory().join("debug/linegate"), &archive(kernel))?;
         words += " guest.shell";
         qemu.args(["-serial", "mon:stdio"]);
     } else {
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         qemu.args(["-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results"]);
-    }
-    if let Some(only) = &options.scenario {
-        words += &format!(" guest.only={only}");
+        let only = options.scenario.as_ref().map_or(String::new(), |only| format!("+{only}"));
+        words += &format!(" guest.run=--from={guest}+--every={GUESTS_A_KERNEL}{only}");
     }
     qemu.args(["-append", &words]);
     for nic in NICS {
         nic.add_to(&mut qemu);
     }
-    println!("guest-test: Linux {} ({})", kernel.release()?, kernel.name);
+    let title = format!("{} {guest}", kernel.name);
+    println!("{title}: Linux {}", kernel.release()?);
     if options.shell {
         qemu.status().context("qemu")?;
         return Ok(());
     }
-    let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("qemu")?;
-    let ended = follow(child)?;
-    if !ended {
-        let log = std::fs::read_to_string(&console).unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(200).collect();
-        for line in tail.into_iter().rev() {
-            eprintln!("console: {line}");
+    let mut outcome = Outcome::Silent;
+    for _ in 0..BOOT_TRIES {
+        // QEMU warns that the wires lead nowhere; what else it says is in the file.
+        let errors = File::create(console.with_extension("qemu.log"))?;
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().context("qemu")?;
+        outcome = follow(child, &title)?;
+        if outcome != Outcome::Silent {
+            break;
+        }
+        println!("{title}: the guest hangs in its boot");
+    }
+    let passed = outcome == Outcome::Passed;
+    if !passed {
+        for file in [console.with_extension("qemu.log"), console.clone()] {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(100).collect();
+            for line in tail.into_iter().rev() {
+                eprintln!("{title} console: {line}");
+            }
         }
     }
-    ensure!(ended, "not every scenario passed; the whole console: {}", console.display());
+    ensure!(passed, "not every scenario passed; the whole console: {}", console.display());
     Ok(())
 }
 
-/// Prints what the guest says until it ends; whether all passed.
-fn follow(mut child: Child) -> anyhow::Result<bool> {
+/// What became of a guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    /// It never said a word.
+    Silent,
+}
+
+/// Prints what the guest says until it ends.
+fn follow(mut child: Child, title: &str) -> anyhow::Result<Outcome> {
     let output = child.stdout.take().context("qemu has no output")?;
-    let reader = std::thread::spawn(move || {
-        let mut passed = false;
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let line = line.trim_end();
-            println!("{line}");
-            passed |= line == format!("{END_MARK}, 0 failed");
+    let spoke = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut passed = false;
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                spoke.store(true, Ordering::Relaxed);
+                let line = line.trim_end();
+                println!("{title}: {line}");
+                passed |= line == format!("{END_MARK}, 0 failed");
+            }
+            passed
+        });
+        let mut ended = || !matches!(child.try_wait(), Ok(None)) || interrupt::check().is_err();
+        shell::wait_for(BOOT_SECONDS_MAX, || spoke.load(Ordering::Relaxed) || ended());
+        let gone = spoke.load(Ordering::Relaxed) && shell::wait_for(SECONDS_MAX, ended);
+        let _ = child.kill();
+        let _ = child.wait();
+        let passed = reader.join().unwrap_or(false);
+        interrupt::check()?;
+        if !spoke.load(Ordering::Relaxed) {
+            return Ok(Outcome::Silent);
         }
-        passed
-    });
-    let gone = shell::wait_for(SECONDS_MAX, || !matches!(child.try_wait(), Ok(None)) || interrupt::check().is_err());
-    let _ = child.kill();
-    let _ = child.wait();
-    let passed = reader.join().unwrap_or(false);
-    interrupt::check()?;
-    ensure!(gone, "the guest did not end within {SECONDS_MAX} s");
-    Ok(passed)
+        ensure!(gone, "the guest did not end within {SECONDS_MAX} s");
+        Ok(if passed { Outcome::Passed } else { Outcome::Failed })
+    })
 }
 
 /// A NIC of the guest: its device, and the wire it hangs on. Its Ethernet address tells both.

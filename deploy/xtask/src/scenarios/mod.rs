@@ -52,21 +52,23 @@ const SCENARIO_MAX: std::time::Duration = std::time::Duration::from_secs(150);
 /// A name and what it does.
 type Scenario = (&'static str, fn(Kernel) -> anyhow::Result<()>);
 
-/// Runs the scenarios whose names contain `only`, or one of the parts of it that commas separate.
-pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
+/// Runs the scenarios whose names contain `only`, or one of the parts of it that commas separate; of these every
+/// `share.1`th from `share.0` on.
+pub(crate) fn run(only: Option<&str>, share: (usize, usize)) -> anyhow::Result<()> {
     let kernel = Kernel { version: bed::kernel_version()? };
     let mut failed = 0;
+    println!("guest: begin");
     let all = [serve::SCENARIOS, disturb::SCENARIOS, starve::SCENARIOS, host::SCENARIOS].concat();
     let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
-    let renewal = wanted(serve::RENEWAL).then(serve::Renewal::begin);
+    let renewal = (share.0 == 0 && wanted(serve::RENEWAL)).then(serve::Renewal::begin);
     let mut report = |name: &str, result: anyhow::Result<()>| match result {
-        Ok(()) => println!("ok      {name}"),
+        Ok(()) => println!("ok      {name} (at {} s)", uptime()),
         Err(error) => {
             failed += 1;
             println!("FAILED  {name}: {error:#}");
         }
     };
-    for (name, scenario) in all.iter().filter(|(name, _)| wanted(name)) {
+    for (name, scenario) in all.iter().filter(|(name, _)| wanted(name)).skip(share.0).step_by(share.1.max(1)) {
         let watched = Watchdog::start(name);
         report(name, scenario(kernel));
         drop(watched);
@@ -79,6 +81,12 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
         bail!("{failed} scenarios failed");
     }
     Ok(())
+}
+
+/// Seconds since the guest's boot.
+fn uptime() -> String {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    text.split('.').next().unwrap_or_default().to_owned()
 }
 
 /// Ends the guest if a scenario stands still, and says where.

@@ -137,7 +137,9 @@ fn roaming(kernel: Kernel) -> anyhow::Result<()> {
             branch.ip("addr del 192.0.2.2/24 dev eth0")?;
             // The addresses that came later go with the first one of their subnet.
             let _ = branch.ip("addr add 192.0.2.77/24 dev eth0");
-            branch.run(&format!("wg set {THEIRS} listen-port {}", PORT + 9)).map(drop)
+            branch.run(&format!("wg set {THEIRS} listen-port {}", PORT + 9))?;
+            // Who moves must speak for anybody to know.
+            tunnel.await_ping(branch, "10.7.0.1")
         })?;
         let endpoint = tunnel.status()?.pointer("/peers/0/endpoint").cloned();
         ensure!(endpoint == Some(format!("192.0.2.77:{}", PORT + 9).into()), "{endpoint:?}");

@@ -153,8 +153,8 @@ impl<'b> Tunnel<'b> {
         self.pings(hub, "10.7.0.2", &[64, 1392, 3000])?;
         transfer::udp(branch, hub, "10.7.0.1", &[0, 1, 100, 1391, 1392])?;
         transfer::udp(hub, branch, "fd00:7::2", &[0, 1, 100, 1371, 1372])?;
-        transfer::tcp(branch, hub, "10.7.0.1", 1024, || Ok(())).context("inwards")?;
-        transfer::tcp(hub, branch, "fd00:7::2", 1024, || Ok(())).context("outwards")
+        transfer::tcp(branch, hub, "10.7.0.1", 512, || Ok(())).context("inwards")?;
+        transfer::tcp(hub, branch, "fd00:7::2", 512, || Ok(())).context("outwards")
     }
 
     /// Asserts how the underlay is served, as linegate says it and, where the kernel tells, as that does.
@@ -208,7 +208,15 @@ impl<'b> Tunnel<'b> {
     /// What is to be looked at when a scenario failed.
     pub(crate) fn describe(&self) -> String {
         let said = |text: anyhow::Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
-        let shown = self.bed.branches.iter().map(|branch| said(branch.run("wg show"))).collect::<String>();
+        let shown = self
+            .bed
+            .branches
+            .iter()
+            .map(|branch| {
+                let show = "wg show; ip addr; ip route; grep -E '^(Ip|Udp):' /proc/net/snmp; ip -s link show dev eth0";
+                said(shell::output(branch.command("sh").args(["-c", show])))
+            })
+            .collect::<String>();
         format!(
             "linegate's log:\n{}\nlinegate's status:\n{}\nits host:\n{}{}{}\nbranches:\n{shown}\nkernel:\n{}",
             self.gateway.log(),
