@@ -73,3 +73,49 @@ fn dependencies_point_the_right_way() {
         }
     }
 }
+
+/// Licences that MIT OR Apache-2.0 programs may be built from, and that ask no more than to be named.
+const LICENCES: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "BSD-1-Clause",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+#[test]
+fn every_dependency_has_a_licence_we_may_use() {
+    let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).exec().unwrap();
+    assert!(metadata.packages.len() > 100, "all that is linked in, not only what is named");
+    let allowed = |text: &str| {
+        let expression = spdx::Expression::parse_mode(text, spdx::ParseMode::LAX).unwrap();
+        expression.evaluate(|wanted| wanted.license.id().is_some_and(|id| LICENCES.contains(&id.name)))
+    };
+    let wrong: Vec<String> = metadata
+        .packages
+        .iter()
+        .filter(|package| !package.license.as_deref().is_some_and(allowed))
+        .map(|package| format!("{} {}: {:?}", package.name, package.version, package.license))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_names_a_package_registry() {
+    let hosts =
+        [["crates", "io/"], ["pypi", "org"], ["registry.npmjs", "org"], ["deb.debian", "org"], ["static.crates", "io"]];
+    let lock = root().join("Cargo.lock");
+    for path in tracked_files().into_iter().filter(|path| *path != lock) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for host in hosts.map(|parts| parts.join(".")) {
+            assert!(!text.contains(&host), "{}: {host}", path.display());
+        }
+    }
+}
