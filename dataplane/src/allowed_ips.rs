@@ -1,8 +1,8 @@
 //! Cryptokey routing: which peer a prefix belongs to, by longest match (WireGuard paper, section 2); and the same table
 //! for whatever else goes by prefix.
 //!
-//! A multibit trie with a stride of one octet; the prefixes that end within a stride stand in a small heap-ordered
-//! bitmap (Knuth's allotment routing table, as the BART library lays it out), so that a look-up touches one node an
+//! A multibit trie with a stride of one octet; the prefixes that end within a stride, or with it, stand in a small
+//! heap-ordered bitmap (Knuth's allotment routing table, as the BART library lays it out), so that a look-up touches one node an
 //! octet and allocates nothing. Invariant: a prefix has one owner; a node without prefixes and children is removed.
 
 use std::net::IpAddr;
@@ -140,28 +140,28 @@ impl Octets {
     }
 }
 
-/// A set of octets, and the values that belong to its members in ascending order.
+/// A set of numbers below 64 times `WORDS`, and the values that belong to its members in ascending order.
 #[derive(Debug)]
-struct Sparse<T> {
-    bits: [u64; 4],
+struct Sparse<T, const WORDS: usize> {
+    bits: [u64; WORDS],
     values: Vec<T>,
 }
 
-impl<T> Default for Sparse<T> {
+impl<T, const WORDS: usize> Default for Sparse<T, WORDS> {
     fn default() -> Self {
-        Self { bits: [0; 4], values: Vec::new() }
+        Self { bits: [0; WORDS], values: Vec::new() }
     }
 }
 
-impl<T> Sparse<T> {
+impl<T, const WORDS: usize> Sparse<T, WORDS> {
     #[inline]
-    fn contains(&self, key: u8) -> bool {
+    fn contains(&self, key: u16) -> bool {
         self.bits.get(usize::from(key >> 6)).is_some_and(|word| word >> (key & 63) & 1 == 1)
     }
 
     /// How many members are below `key`: where its value stands.
     #[inline]
-    fn rank(&self, key: u8) -> usize {
+    fn rank(&self, key: u16) -> usize {
         let word = usize::from(key >> 6);
         let below = self.bits.iter().take(word).map(|word| word.count_ones()).sum::<u32>();
         let within = self.bits.get(word).map_or(0, |bits| (bits & ((1u64 << (key & 63)) - 1)).count_ones());
@@ -169,11 +169,11 @@ impl<T> Sparse<T> {
     }
 
     #[inline]
-    fn get(&self, key: u8) -> Option<&T> {
+    fn get(&self, key: u16) -> Option<&T> {
         if self.contains(key) { self.values.get(self.rank(key)) } else { None }
     }
 
-    fn get_mut(&mut self, key: u8) -> Option<&mut T> {
+    fn get_mut(&mut self, key: u16) -> Option<&mut T> {
         if !self.contains(key) {
             return None;
         }
@@ -181,7 +181,7 @@ impl<T> Sparse<T> {
         self.values.get_mut(rank)
     }
 
-    fn insert(&mut self, key: u8, value: T) -> Option<T> {
+    fn insert(&mut self, key: u16, value: T) -> Option<T> {
         if let Some(old) = self.get_mut(key) {
             return Some(std::mem::replace(old, value));
         }
@@ -193,7 +193,7 @@ impl<T> Sparse<T> {
         None
     }
 
-    fn remove(&mut self, key: u8) -> Option<T> {
+    fn remove(&mut self, key: u16) -> Option<T> {
         if !self.contains(key) {
             return None;
         }
@@ -208,10 +208,10 @@ impl<T> Sparse<T> {
 /// One octet of an address.
 #[derive(Debug)]
 struct Node<V> {
-    /// Prefixes that end in this octet after 0 to 7 of its bits; the key is heap order: `1 << bits | leading bits`.
-    prefixes: Sparse<V>,
+    /// Prefixes that end in this octet after 0 to 8 of its bits; the key is heap order: `1 << bits | leading bits`.
+    prefixes: Sparse<V, 8>,
     /// Prefixes that go on in the next octet.
-    children: Sparse<Box<Self>>,
+    children: Sparse<Box<Self>, 4>,
 }
 
 impl<V> Default for Node<V> {
@@ -227,7 +227,7 @@ impl<V: Copy + PartialEq> Node<V> {
         let mut node = self;
         for &octet in octets {
             // From the longest prefix within this octet to the shortest.
-            let mut key = 0x80 | (octet >> 1);
+            let mut key = 0x100 | u16::from(octet);
             if !node.prefixes.values.is_empty() {
                 while key > 0 {
                     if node.prefixes.contains(key) {
@@ -237,18 +237,18 @@ impl<V: Copy + PartialEq> Node<V> {
                     key >>= 1;
                 }
             }
-            match node.children.get(octet) {
+            match node.children.get(u16::from(octet)) {
                 Some(child) => node = child,
                 None => return best,
             }
         }
-        // Behind the last octet only the full-length prefix is left.
-        node.prefixes.get(1).copied().or(best)
+        best
     }
 
     fn insert(&mut self, octets: &[u8], bits: u8, owner: V) -> Option<V> {
         match octets.split_first() {
-            Some((&octet, rest)) if bits >= 8 => {
+            Some((&octet, rest)) if bits > 8 => {
+                let octet = u16::from(octet);
                 if !self.children.contains(octet) {
                     self.children.insert(octet, Box::default());
                 }
@@ -260,7 +260,8 @@ impl<V: Copy + PartialEq> Node<V> {
 
     fn remove(&mut self, octets: &[u8], bits: u8, owner: V) -> bool {
         match octets.split_first() {
-            Some((&octet, rest)) if bits >= 8 => {
+            Some((&octet, rest)) if bits > 8 => {
+                let octet = u16::from(octet);
                 let Some(child) = self.children.get_mut(octet) else { return false };
                 let removed = child.remove(rest, bits - 8, owner);
                 if removed && child.prefixes.values.is_empty() && child.children.values.is_empty() {
@@ -276,12 +277,9 @@ impl<V: Copy + PartialEq> Node<V> {
     }
 }
 
-/// The key of a prefix that ends after `bits` (0 to 7) of `octet`.
-fn heap_key(octet: u8, bits: u8) -> u8 {
-    match bits {
-        0 => 1,
-        bits => 1 << bits | octet >> (8 - bits),
-    }
+/// The key of a prefix that ends after `bits` (0 to 8) of `octet`.
+fn heap_key(octet: u8, bits: u8) -> u16 {
+    1 << bits | u16::from(octet) >> (8 - bits)
 }
 
 #[cfg(test)]

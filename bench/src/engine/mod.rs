@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use crossbeam::channel;
+use crossbeam::channel::{self, Receiver};
 use linegate_aead::{Aead, Backend};
 use linegate_dataplane::clock::Clock;
-use linegate_dataplane::command::{Command, Reporter, WorkerHandle};
+use linegate_dataplane::command::{Command, Report, Reporter, WorkerHandle};
 use linegate_dataplane::hairpin::{HostRoutes, Way};
 use linegate_dataplane::limits::REPORT_QUEUE_MAX;
 use linegate_dataplane::memory::Arena;
@@ -152,6 +152,7 @@ fn print(arguments: &Arguments, rows: &[Row]) -> anyhow::Result<()> {
 struct Engine {
     worker: Worker,
     handle: WorkerHandle,
+    reports: Receiver<Report>,
     tally: Arc<Tally>,
     stats: Arc<WorkerStats>,
 }
@@ -164,13 +165,12 @@ impl Engine {
         let (outer, inner) = if direction == Direction::Encrypt { (None, peers()) } else { (peers(), None) };
         let underlay = Port::new(outer, sizes, Arc::clone(&tally), &mut arena)?;
         let kernel_port = Port::new(inner, sizes, Arc::clone(&tally), &mut arena)?;
-        // Nobody reads the reports: a full queue costs what a control plane that is behind would cost.
-        let (sender, _) = channel::bounded(REPORT_QUEUE_MAX);
+        let (sender, reports) = channel::bounded(REPORT_QUEUE_MAX);
         let reporter = Reporter::new(sender, Arc::new(|| {}));
         let config = WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: arguments.backend };
         let (worker, handle) =
             Worker::new(config, arena, Box::new(underlay), Box::new(kernel_port), reporter, Arc::clone(&stats))?;
-        let mut engine = Self { worker, handle, tally, stats };
+        let mut engine = Self { worker, handle, reports, tally, stats };
         for peer in 0..sessions {
             for command in SimulatedPeers::commands(peer, Clock.now()) {
                 engine.tell(command)?;
@@ -201,6 +201,8 @@ impl Engine {
             let turn = begun.elapsed();
             let preparing = Duration::from_nanos(self.tally.preparing.load(Ordering::Relaxed) - preparing);
             spent += turn.saturating_sub(preparing);
+            // The control plane reads them on a core of its own.
+            self.reports.try_iter().for_each(drop);
         }
         let packets = self.tally.out.load(Ordering::Relaxed) - out;
         ensure!(packets > 0, "no packet came out");

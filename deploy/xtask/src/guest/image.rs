@@ -67,7 +67,10 @@ pub(crate) fn write(kernel: &Kernel, linegate: &Path, to: &Path) -> anyhow::Resu
     }
     let quick = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("linegate-quick");
     archive.file("usr/bin/linegate-quick", &std::fs::read(&quick).with_context(|| quick.display().to_string())?)?;
-    for (name, path) in [("linegate", linegate), ("xtask", &std::env::current_exe()?)] {
+    // This program itself, even if a build has put another in its place meanwhile.
+    let runner = super::directory().join("runner");
+    std::fs::copy("/proc/self/exe", &runner).context("copying this program")?;
+    for (name, path) in [("linegate", linegate), ("xtask", &runner)] {
         libraries.append(&mut libraries_of(path)?);
         archive.file(&format!("usr/bin/{name}"), &stripped(path)?)?;
     }
