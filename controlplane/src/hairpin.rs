@@ -1,11 +1,12 @@
 //! Keeps the workers' picture of the host current: whether it forwards, and where its routes lead.
 //!
-//! Changes are waited out for a moment, since routes come in crowds. Whether the host forwards is a sysctl that nobody
+//! Changes are waited out for a moment, since routes come in crowds, and a host with very many has them read more seldom. Whether the host forwards is a sysctl that nobody
 //! is told of; it is looked at once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use linegate_dataplane::clock::Clock;
 use linegate_dataplane::hairpin::HostRoutes;
 use linegate_wire::time::Instant;
 
@@ -16,6 +17,10 @@ use crate::status::Choice;
 /// How long after a change the routes are read.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// Reading the routes takes at most one in this many parts of the time, however many there are and however often they
+/// change.
+const READING_SHARE: u32 = 10;
+
 /// How often the sysctls are read.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -24,6 +29,8 @@ pub struct Hairpin {
     interface: String,
     tunnel: u32,
     due: Instant,
+    /// Before this, routes are not read again.
+    rested: Instant,
     /// What was last read: forwarding of IPv4 and IPv6. None before the first look, and after routes have changed.
     known: Option<(bool, bool)>,
     choice: Choice,
@@ -40,6 +47,7 @@ impl Hairpin {
             interface: interface.to_owned(),
             tunnel,
             due: now,
+            rested: now,
             known: None,
             choice: choice("kernel", "the host was not asked yet"),
         })
@@ -65,7 +73,7 @@ impl Hairpin {
             // IPv4 routes that go with their interface go without a word.
             Event::Link(_) | Event::LinkGone { .. } | Event::Addresses { .. } | Event::Routes | Event::Overrun => {
                 if self.known.take().is_some() {
-                    self.due = now + SETTLE;
+                    self.due = (now + SETTLE).max(self.rested);
                 }
             }
         }
@@ -83,6 +91,7 @@ impl Hairpin {
         }
         self.known = Some(forwarding);
         let before = self.choice.chosen.clone();
+        let begun = Clock.now();
         let orders = match self.ask(netlink, forwarding).await {
             Ok(Ok(routes)) => {
                 let reason = "the host forwards; its nftables do not see branch-to-branch packets \
@@ -100,6 +109,8 @@ impl Hairpin {
                 None
             }
         };
+        let ended = Clock.now();
+        self.rested = ended + ended.saturating_since(begun) * READING_SHARE;
         if self.choice.chosen != before {
             let Choice { chosen, reason, .. } = &self.choice;
             tracing::info!(by = chosen, reason, "branch-to-branch packets");
