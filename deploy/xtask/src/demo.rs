@@ -93,8 +93,7 @@ fn round_in(io: &str, scratch: &Path) -> anyhow::Result<Value> {
     }
     let hub_interface = format!("lgh{id}");
     let config = scratch.join("hub.conf");
-    let mut text =
-        format!("[Interface]\nPrivateKey = {}\nListenPort = {HUB_PORT}\nAddress = 10.60.0.1/16\n", hub_keys.private);
+    let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {HUB_PORT}\n", hub_keys.private);
     for (number, keys) in (1..).zip(branch_keys) {
         text += &format!("[Peer]\nPublicKey = {}\nAllowedIPs = 10.60.{number}.0/24\n", keys.public);
     }
@@ -102,9 +101,12 @@ fn round_in(io: &str, scratch: &Path) -> anyhow::Result<Value> {
     let settings = scratch.join("hub.toml");
     std::fs::write(&settings, format!("io = \"{io}\"\nunderlay = [\"wan1\", \"wan2\"]\n"))?;
     let mut command = hub.command(linegate());
-    command.arg("run").arg("--config").arg(&settings).arg("--wg-config").arg(&config).arg(&hub_interface);
+    command.arg("run").arg("--config").arg(&settings).arg(&hub_interface);
     let hub_daemon = hub.spawn(&mut command, &scratch.join("hub.log"))?;
     await_socket(&hub_interface, &hub_daemon)?;
+    shell::output(hub.command("wg").args(["setconf", &hub_interface]).arg(&config))?;
+    hub.ip(&format!("addr add 10.60.0.1/16 dev {hub_interface}"))?;
+    hub.ip(&format!("link set {hub_interface} up"))?;
 
     let mut branches = Vec::new();
     for (number, (namespace, keys)) in (1..).zip(sites.into_iter().zip(branch_keys)) {
@@ -123,12 +125,15 @@ fn round_in(io: &str, scratch: &Path) -> anyhow::Result<Value> {
         );
     }
     let [first, second] = branches.as_slice() else { anyhow::bail!("two branches") };
+    let ping = first.namespace.run("ping -c 5 -i 0.2 -W 2 10.60.2.1");
+    record(&mut rows, &mut failed, "site 1 pings site 2", ping, ping_result);
     let transfers: &[(&str, &Namespace, &Namespace, &str, &[&str])] = &[
         ("site 1 to LAN, TCP", &lan, &first.namespace, "10.50.0.2", &[]),
         ("LAN to site 1, TCP", &lan, &first.namespace, "10.50.0.2", &["-R"]),
         ("site 1 to LAN, UDP 64 B", &lan, &first.namespace, "10.50.0.2", &["-u", "-l", "64", "-b", "100M"]),
         ("LAN to site 1, UDP 64 B", &lan, &first.namespace, "10.50.0.2", &["-u", "-l", "64", "-b", "100M", "-R"]),
         ("site 1 to site 2, TCP", &second.namespace, &first.namespace, "10.60.2.1", &[]),
+        ("site 2 to site 1, TCP", &second.namespace, &first.namespace, "10.60.2.1", &["-R"]),
     ];
     for (name, server, client, address, options) in transfers {
         interrupt::check()?;
@@ -267,6 +272,8 @@ fn table(rounds: &[Value]) -> Table {
         };
         let status = &round["status"];
         add("chosen", format!("{}: {}", text(&status["io"]["chosen"]), text(&status["io"]["reason"])));
+        let hairpin = &status["hairpin"];
+        add("branch to branch by", format!("{}: {}", text(&hairpin["chosen"]), text(&hairpin["reason"])));
         for nic in status["xdp"].as_array().into_iter().flatten() {
             add(
                 "XDP program",
@@ -289,11 +296,12 @@ fn table(rounds: &[Value]) -> Table {
             add(
                 &format!("worker {} on core {}", worker["index"], worker["core"]),
                 format!(
-                    "{}: received {} (AF_XDP {}), delivered {}, sent {}; drops: {}",
+                    "{}: received {} (AF_XDP {}), delivered {}, branch to branch {}, sent {}; drops: {}",
                     text(&worker["io"]),
                     counters["underlay_received"],
                     counters["xdp_received"],
                     counters["delivered"],
+                    counters["hairpinned"],
                     counters["underlay_sent"],
                     if drops.is_empty() { "none".to_owned() } else { drops.join(", ") }
                 ),
