@@ -32,7 +32,7 @@ use crate::next_hops::{NextHops, TransmitLink};
 use crate::settings::{Snapshot, Update};
 use crate::status::{self, Document, PeerStatus};
 use crate::uapi;
-use crate::{logging, privileges};
+use crate::{logging, metrics, privileges};
 
 /// Where `wg` looks for userspace implementations.
 const UAPI_DIRECTORY: &str = "/var/run/wireguard";
@@ -114,6 +114,7 @@ impl Signals {
 struct Daemon {
     uapi: SocketFile,
     status: SocketFile,
+    metrics: Option<metrics::Endpoint>,
     gateway: Gateway<Host>,
     engine: Engine,
     next_hops: Option<NextHops>,
@@ -160,6 +161,9 @@ impl Daemon {
         gateway.apply(&update, Clock.both())?;
         let uapi = SocketFile::listen(Path::new(UAPI_DIRECTORY), 0o700, interface)?;
         let status = SocketFile::listen(Path::new(status::STATUS_DIRECTORY), 0o755, interface)?;
+        let metrics = metrics::Endpoint::listen(settings.metrics, settings.metrics_peers_max)
+            .await
+            .context("the setting `metrics`: listening failed; choose another address or port")?;
         let next_hops = start_next_hops(&engine, &netlink).await?;
         let index = engine.tunnel_ifindex();
         if let Some(config) = &wg_config {
@@ -171,6 +175,7 @@ impl Daemon {
         Ok(Self {
             uapi,
             status,
+            metrics,
             gateway,
             engine,
             next_hops,
@@ -188,6 +193,7 @@ impl Daemon {
         let (request_sender, mut requests) = mpsc::channel(REQUESTS_MAX);
         let wake = Arc::clone(&self.wake);
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let scrapers = Arc::new(Semaphore::new(metrics::CONNECTIONS_MAX));
         loop {
             let outcome = self.gateway.turn(Clock.both());
             if let Some((worker, reason)) = outcome.stopped.first() {
@@ -212,6 +218,12 @@ impl Daemon {
                 Ok((stream, _)) = self.status.listener.accept() => {
                     let document = self.document();
                     spawn_limited(&connections, async move { status::answer(stream, document).await });
+                    Next::Go
+                }
+                Ok(stream) = metrics::accept(self.metrics.as_ref()) => {
+                    let document = self.document();
+                    let peers_max = self.metrics.as_ref().map_or(0, metrics::Endpoint::peers_max);
+                    spawn_limited(&scrapers, async move { metrics::answer(stream, document, peers_max).await });
                     Next::Go
                 }
                 () = wake.notified() => Next::Go,
@@ -418,7 +430,7 @@ impl Daemon {
 /// Serves a connection, unless there are too many already: then it is closed.
 fn spawn_limited(connections: &Arc<Semaphore>, serve: impl Future<Output = ()> + Send + 'static) {
     let Ok(permit) = Arc::clone(connections).try_acquire_owned() else {
-        tracing::warn!(limit = CONNECTIONS_MAX, "too many connections to our sockets: one was turned away");
+        tracing::warn!("too many connections to one of our sockets: one was turned away");
         return;
     };
     tokio::spawn(async move {

@@ -17,6 +17,7 @@ pub mod hairpin;
 pub mod instance;
 pub mod links;
 pub mod logging;
+pub mod metrics;
 pub mod netlink;
 pub mod next_hops;
 pub mod privileges;

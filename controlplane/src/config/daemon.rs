@@ -4,6 +4,7 @@
 //! [`example`] renders all keys with their defaults, which is `deploy/linegate.toml.example`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -145,6 +146,11 @@ pub struct Settings {
     pub mtu: Option<u16>,
     /// The log filter (`info`, `debug`, `linegate=trace`, ...), unless the environment gives one.
     pub log: Option<String>,
+    /// Where metrics are served; `None`: nowhere.
+    #[serde(deserialize_with = "metrics")]
+    pub metrics: Option<SocketAddr>,
+    /// Peers that have series of their own in the metrics.
+    pub metrics_peers_max: usize,
 }
 
 impl Default for Settings {
@@ -161,6 +167,8 @@ impl Default for Settings {
             xdp: XdpSettings::default(),
             mtu: None,
             log: None,
+            metrics: None,
+            metrics_peers_max: 0,
         }
     }
 }
@@ -288,6 +296,15 @@ fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Err
     })
 }
 
+fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let advice = "expected an address and a port, e.g. metrics = \"127.0.0.1:9586\"";
+    let wrong = |found: &str| D::Error::custom(format!("found {found}, {advice}"));
+    match CountOrWord::deserialize(deserializer).map_err(|_| wrong("something else"))? {
+        CountOrWord::Word(word) => word.parse().map(Some).map_err(|_| wrong(&format!("{word:?}"))),
+        CountOrWord::Count(port) => Err(wrong(&port.to_string())),
+    }
+}
+
 /// A settings file with every key, its meaning and its default.
 #[must_use]
 pub fn example() -> String {
@@ -295,7 +312,7 @@ pub fn example() -> String {
                   # Read from /etc/linegate/INTERFACE.toml, from --config FILE or from LINEGATE_CONFIG=FILE.\n\
                   # Every key may be left out; what stands here is its default.\n";
     let spin = format!("spin_us = {SPIN_US_DEFAULT}");
-    let keys: [(&str, &str); 11] = [
+    let keys: [(&str, &str); 13] = [
         ("The underlay: auto (AF_XDP where the driver has zero-copy, else udp), xdp or udp.", "io = \"auto\""),
         (
             "The NIC or NICs for AF_XDP, e.g. \"eth0\" or [\"eth0\", \"eth1\"]; none: that of the default route.",
@@ -315,6 +332,8 @@ pub fn example() -> String {
         ("ChaCha20-Poly1305: auto (the fastest that this CPU runs), avx512, avx2 or ring.", "aead = \"auto\""),
         ("The tunnel's MTU in bytes, unless the WireGuard configuration has one; unset: 1420.", "# mtu = 1420"),
         ("Log filter: off, error, warn, info, debug or trace; LINEGATE_LOG goes before.", "# log = \"info\""),
+        ("Where metrics are served (http://ADDRESS:PORT/metrics); unset: nowhere.", "# metrics = \"127.0.0.1:9586\""),
+        ("Peers that have series of their own in the metrics; 0: none.", "metrics_peers_max = 0"),
         ("", "[xdp]"),
     ];
     let xdp: [(&str, &str); 3] = [

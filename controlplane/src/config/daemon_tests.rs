@@ -32,6 +32,8 @@ fn every_key_is_understood() {
         aead = "ring"
         mtu = 1380
         log = "debug"
+        metrics = "[::1]:9586"
+        metrics_peers_max = 20
         [xdp]
         mode = "generic"
         copy = "zero-copy"
@@ -49,6 +51,8 @@ fn every_key_is_understood() {
         xdp: XdpSettings { mode: XdpMode::Generic, copy: CopyChoice::ZeroCopy, transmit: TransmitChoice::Udp },
         mtu: Some(1380),
         log: Some("debug".into()),
+        metrics: Some("[::1]:9586".parse().unwrap()),
+        metrics_peers_max: 20,
     };
     assert_eq!(parse_settings(text).unwrap(), expected);
     assert_eq!(parse_settings("interface = \"eth7\"").unwrap().underlay, ["eth7"]);
@@ -76,6 +80,9 @@ fn mistakes_are_shown_with_line_and_expectation() {
         ("mtu = 9001", "mtu = 1420"),
         ("mtu = 70000", "mtu = 1420"),
         ("log = 3", "string"),
+        ("metrics = 9586", "metrics = \"127.0.0.1:9586\""),
+        ("metrics = \"localhost\"", "metrics = \"127.0.0.1:9586\""),
+        ("metrics_peers_max = -1", "invalid value"),
         ("wokers = 2", "unknown field `wokers`"),
         ("xdp = { mode = \"skb\" }", "generic"),
         ("xdp = { zero = 1 }", "unknown field `zero`"),

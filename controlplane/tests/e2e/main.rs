@@ -5,6 +5,7 @@ mod branches;
 mod faults;
 mod input;
 mod interop;
+mod metrics;
 mod site;
 mod veth;
 

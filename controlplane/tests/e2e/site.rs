@@ -153,6 +153,12 @@ impl Site {
         std::fs::write(self.config(), text).unwrap();
     }
 
+    /// All private and preshared keys in use.
+    pub(crate) fn secrets(&self) -> [&str; 3] {
+        let [ours, theirs] = &self.keys;
+        [&ours.private, &theirs.private, &self.psk]
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.scratch.join("gateway.conf")
     }

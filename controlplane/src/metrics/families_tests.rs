@@ -1,0 +1,37 @@
+use super::*;
+use crate::status::PeerStatus;
+
+fn document() -> Document {
+    let mut document = Document { interface: "wg0".into(), under_load: true, ..Document::default() };
+    document.handshakes.insert("initiation".into(), 3);
+    let mut worker = WorkerStatus { queue: Some(4), ..WorkerStatus::default() };
+    worker.counters.insert("opened".into(), 9);
+    worker.drops.insert("bad_tag".into(), 7);
+    document.workers.push(worker);
+    for key in ["BBBB", "AAAA"] {
+        document.peers.push(PeerStatus { public_key: key.into(), received_bytes: 5, ..PeerStatus::default() });
+    }
+    document
+}
+
+#[test]
+fn what_status_says_is_what_metrics_say() {
+    let text = encode(&document(), 0).unwrap();
+    for line in [
+        r#"linegate_packets_opened_total{interface="wg0",worker="0",queue="4"} 9"#,
+        r#"linegate_packets_dropped_total{interface="wg0",worker="0",queue="4",reason="bad_tag"} 7"#,
+        r#"linegate_handshakes_total{interface="wg0",outcome="initiation"} 3"#,
+        r#"linegate_under_load{interface="wg0"} 1"#,
+        r#"linegate_peers{interface="wg0"} 2"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n") && !text.contains("AAAA"), "{text}");
+}
+
+#[test]
+fn peers_have_series_up_to_the_limit() {
+    let text = encode(&document(), 1).unwrap();
+    assert!(text.contains(r#"linegate_peer_received_bytes_total{interface="wg0",public_key="AAAA"} 5"#), "{text}");
+    assert!(!text.contains("BBBB"), "{text}");
+}
