@@ -212,18 +212,16 @@ impl Daemon {
                 Some(request) = requests.recv() => { self.answer(request).await?; Next::Go }
                 Ok((stream, _)) = self.uapi.listener.accept() => {
                     let requests = request_sender.clone();
-                    spawn_limited(&connections, async move { uapi::serve(stream, requests).await });
+                    spawn_limited(&connections, || uapi::serve(stream, requests));
                     Next::Go
                 }
                 Ok((stream, _)) = self.status.listener.accept() => {
-                    let document = self.document();
-                    spawn_limited(&connections, async move { status::answer(stream, document).await });
+                    spawn_limited(&connections, || status::answer(stream, self.document()));
                     Next::Go
                 }
                 Ok(stream) = metrics::accept(self.metrics.as_ref()) => {
-                    let document = self.document();
                     let peers_max = self.metrics.as_ref().map_or(0, metrics::Endpoint::peers_max);
-                    spawn_limited(&scrapers, async move { metrics::answer(stream, document, peers_max).await });
+                    spawn_limited(&scrapers, || metrics::answer(stream, self.document(), peers_max));
                     Next::Go
                 }
                 () = wake.notified() => Next::Go,
@@ -428,13 +426,14 @@ impl Daemon {
 }
 
 /// Serves a connection, unless there are too many already: then it is closed.
-fn spawn_limited(connections: &Arc<Semaphore>, serve: impl Future<Output = ()> + Send + 'static) {
+fn spawn_limited<F: Future<Output = ()> + Send + 'static>(connections: &Arc<Semaphore>, serve: impl FnOnce() -> F) {
     let Ok(permit) = Arc::clone(connections).try_acquire_owned() else {
         tracing::warn!("too many connections to one of our sockets: one was turned away");
         return;
     };
+    let served = serve();
     tokio::spawn(async move {
-        serve.await;
+        served.await;
         drop(permit);
     });
 }

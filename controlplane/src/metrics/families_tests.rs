@@ -1,3 +1,5 @@
+//! The document as text: the same numbers as `linegate status`, and no more peers than allowed.
+
 use super::*;
 use crate::status::PeerStatus;
 

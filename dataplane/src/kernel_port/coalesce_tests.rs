@@ -206,11 +206,13 @@ fn what_must_not_be_joined_is_not() {
         ("a pushed one ends it", Spec { flags: ACK | PSH, ..plain() }, 2),
         ("a shorter one ends it", Spec { len: 999, ..plain() }, 2),
     ];
-    for (name, odd, writes) in odd {
-        let packets = train(&[plain(), plain(), odd.clone(), plain(), plain()]);
+    for ((name, odd, writes), v6) in odd.iter().flat_map(|case| [(case, false), (case, true)]) {
+        let plain = Spec { v6, ..plain() };
+        let odd = Spec { v6, ..odd.clone() };
+        let packets = train(&[plain.clone(), plain.clone(), odd, plain.clone(), plain]);
         let (out, written) = through(&packets);
-        assert_eq!(out, packets, "{name}");
-        assert_eq!(written, *writes, "{name}");
+        assert_eq!(out, packets, "{name}, v6 {v6}");
+        assert_eq!(written, *writes, "{name}, v6 {v6}");
     }
 }
 
