@@ -40,6 +40,8 @@ pub struct Device {
     outputs: VecDeque<Output>,
     limiter: RateLimiter,
     under_load: bool,
+    /// The last epoch given to a peer.
+    epoch: u64,
 }
 
 /// Our own keys.
@@ -47,6 +49,8 @@ pub(crate) struct Local {
     pub(crate) private: PrivateKey,
     pub(crate) public: PublicKey,
     pub(crate) checker: CookieChecker,
+    /// Another one for each key we had.
+    pub(crate) epoch: u64,
 }
 
 /// What can be shown of a peer.
@@ -82,6 +86,7 @@ impl Device {
             outputs: VecDeque::new(),
             limiter: RateLimiter::default(),
             under_load: false,
+            epoch: 0,
         }
     }
 
@@ -89,9 +94,10 @@ impl Device {
     /// our new public key is to be removed by the caller before.
     pub fn set_private_key(&mut self, key: Option<PrivateKey>, now: Now, _rng: &mut (impl CryptoRng + ?Sized)) {
         self.clear_sessions(now);
+        let epoch = self.next_epoch();
         self.local = key.map(|private| {
             let public = private.public_key();
-            Local { private, public, checker: CookieChecker::new(&public) }
+            Local { private, public, checker: CookieChecker::new(&public), epoch }
         });
         for peer in self.peers.iter_mut().flatten() {
             peer.static_static = self.local.as_ref().and_then(|local| local.private.shared_secret(&peer.public));
@@ -125,6 +131,7 @@ impl Device {
             }
         };
         let mut peer = Peer::new(key);
+        peer.epoch = self.next_epoch();
         peer.static_static = self.local.as_ref().and_then(|local| local.private.shared_secret(&key));
         *self.peers.get_mut(id.index())? = Some(peer);
         self.by_key.insert(key, id);
@@ -151,8 +158,10 @@ impl Device {
 
     /// Sets or takes away the preshared key, from the next handshake on.
     pub fn set_preshared_key(&mut self, id: PeerId, key: Option<PresharedKey>) {
+        let epoch = self.next_epoch();
         if let Some(peer) = self.peer_mut(id) {
             peer.psk = key.unwrap_or_default();
+            peer.epoch = epoch;
         }
     }
 
@@ -359,9 +368,16 @@ impl Device {
         }
     }
 
+    fn next_epoch(&mut self) -> u64 {
+        self.epoch += 1;
+        self.epoch
+    }
+
     fn end_sessions(&mut self, id: PeerId) {
         self.abandon_handshake(id);
+        let epoch = self.next_epoch();
         if let Some(peer) = self.peer_mut(id) {
+            peer.epoch = epoch;
             let slots = peer.keypairs.take_all();
             peer.timers.retransmit = None;
             peer.timers.zero_keys = None;

@@ -77,6 +77,8 @@ errors! {
     InvalidCookie = "invalid_cookie",
     /// All receiver indices are in use.
     NoIndexLeft = "no_index_left",
+    /// While its arithmetic was done, the peer was changed or began another handshake.
+    Overtaken = "overtaken",
 }
 
 impl std::fmt::Display for HandshakeError {

@@ -2,7 +2,7 @@
 //!
 //! [`Device`] is given messages, moments and randomness, and gives back messages, keypairs and deadlines; it has no
 //! clock, random numbers or socket of its own. Transport data never comes here: what the data path saw of a peer is
-//! shown as an [`Activity`].
+//! shown as an [`Activity`]. The costly arithmetic of handshakes is set apart as [`Work`], for other threads to do.
 #![forbid(unsafe_code)]
 
 mod activity;
@@ -17,9 +17,11 @@ mod peer;
 mod ratelimit;
 mod tai64n;
 mod timers;
+mod work;
 
 pub use activity::Activity;
 pub use device::{Device, PEERS_MAX, PeerInfo};
 pub use handshake::{Handled, HandshakeError};
 pub use keys::{PresharedKey, PrivateKey, PublicKey};
 pub use output::{NewKeypair, Output, Role};
+pub use work::{Done, Progress, Work};

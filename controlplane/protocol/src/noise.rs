@@ -180,6 +180,15 @@ pub(crate) fn initiate(
     Some((message, Initiated { symmetric, ephemeral }))
 }
 
+/// An initiation as it came, before any arithmetic with our key.
+pub(crate) struct Received {
+    symmetric: Symmetric,
+    ephemeral: PublicKey,
+    sender: u32,
+    sealed_static: [u8; 32 + 16],
+    sealed_timestamp: [u8; TIMESTAMP_BYTES + 16],
+}
+
 /// An initiation whose sender's static key was decrypted, but who may not have it: `ss` is still to come.
 pub(crate) struct Claimed {
     symmetric: Symmetric,
@@ -192,31 +201,47 @@ pub(crate) struct Claimed {
 /// An initiation that only the owner of the static key can have made (or replayed).
 pub(crate) struct Accepted {
     symmetric: Symmetric,
-    ephemeral: PublicKey,
+    /// The point for `ee`.
+    pub(crate) ephemeral: PublicKey,
     sender: u32,
-    peer: PublicKey,
+    /// The point for `se`.
+    pub(crate) peer: PublicKey,
     pub(crate) timestamp: [u8; TIMESTAMP_BYTES],
 }
 
-/// Reads an initiation up to the static key.
-pub(crate) fn read_initiation(private: &PrivateKey, public: &PublicKey, message: &[u8]) -> Option<Claimed> {
-    let message: &[u8; INITIATION_BYTES] = message.try_into().ok()?;
-    let (header, rest) = message.split_first_chunk::<8>()?;
-    let [_, _, _, _, s0, s1, s2, s3] = *header;
-    let (ephemeral, rest) = rest.split_first_chunk::<32>()?;
-    let (sealed_static, rest) = rest.split_first_chunk::<48>()?;
-    let sealed_timestamp = *rest.first_chunk()?;
-    let ephemeral = PublicKey::from_bytes(*ephemeral);
-    let mut symmetric = Symmetric::new(public);
-    // e
-    symmetric.mix_chain(ephemeral.as_bytes());
-    symmetric.mix_hash(ephemeral.as_bytes());
-    // es
-    let key = symmetric.mix_key(&*private.shared_secret(&ephemeral)?);
-    // s
-    let peer = symmetric.decrypt(&key, sealed_static)?;
-    let peer = PublicKey::from_bytes(peer.as_slice().try_into().ok()?);
-    Some(Claimed { symmetric, ephemeral, sender: u32::from_le_bytes([s0, s1, s2, s3]), peer, sealed_timestamp })
+impl Received {
+    /// Reads an initiation to the owner of `responder`.
+    pub(crate) fn parse(responder: &PublicKey, message: &[u8]) -> Option<Self> {
+        let message: &[u8; INITIATION_BYTES] = message.try_into().ok()?;
+        let (header, rest) = message.split_first_chunk::<8>()?;
+        let [_, _, _, _, s0, s1, s2, s3] = *header;
+        let (ephemeral, rest) = rest.split_first_chunk::<32>()?;
+        let (sealed_static, rest) = rest.split_first_chunk::<48>()?;
+        let sealed_timestamp = *rest.first_chunk()?;
+        let ephemeral = PublicKey::from_bytes(*ephemeral);
+        let mut symmetric = Symmetric::new(responder);
+        // e
+        symmetric.mix_chain(ephemeral.as_bytes());
+        symmetric.mix_hash(ephemeral.as_bytes());
+        let sender = u32::from_le_bytes([s0, s1, s2, s3]);
+        Some(Self { symmetric, ephemeral, sender, sealed_static: *sealed_static, sealed_timestamp })
+    }
+
+    /// The point for `es`.
+    pub(crate) fn ephemeral(&self) -> &PublicKey {
+        &self.ephemeral
+    }
+
+    /// Decrypts the sender's static key.
+    pub(crate) fn claim(self, es: &[u8; 32]) -> Option<Claimed> {
+        let Self { mut symmetric, ephemeral, sender, sealed_static, sealed_timestamp } = self;
+        // es
+        let key = symmetric.mix_key(es);
+        // s
+        let peer = symmetric.decrypt(&key, &sealed_static)?;
+        let peer = PublicKey::from_bytes(peer.as_slice().try_into().ok()?);
+        Some(Claimed { symmetric, ephemeral, sender, peer, sealed_timestamp })
+    }
 }
 
 impl Claimed {
@@ -231,11 +256,19 @@ impl Claimed {
     }
 }
 
+/// The responder's part of the arithmetic.
+pub(crate) struct Exchanged<'a> {
+    /// Its ephemeral public key.
+    pub(crate) public: &'a [u8; 32],
+    pub(crate) ee: &'a [u8; 32],
+    pub(crate) se: &'a [u8; 32],
+}
+
 impl Accepted {
     /// Writes the response, without its macs, and gives the keys.
     pub(crate) fn respond(
         mut self,
-        ephemeral: &PrivateKey,
+        exchanged: &Exchanged<'_>,
         psk: &PresharedKey,
         sender: u32,
     ) -> Option<(Vec<u8>, TransportKeys)> {
@@ -245,14 +278,13 @@ impl Accepted {
         message.extend(sender.to_le_bytes());
         message.extend(self.sender.to_le_bytes());
         // e
-        let public = ephemeral.public_key();
-        message.extend(public.as_bytes());
-        symmetric.mix_chain(public.as_bytes());
-        symmetric.mix_hash(public.as_bytes());
+        message.extend(exchanged.public);
+        symmetric.mix_chain(exchanged.public);
+        symmetric.mix_hash(exchanged.public);
         // ee
-        symmetric.mix_chain(&*ephemeral.shared_secret(&self.ephemeral)?);
+        symmetric.mix_chain(exchanged.ee);
         // se
-        symmetric.mix_chain(&*ephemeral.shared_secret(&self.peer)?);
+        symmetric.mix_chain(exchanged.se);
         // psk
         let key = symmetric.mix_psk(psk);
         // {}
@@ -262,34 +294,54 @@ impl Accepted {
     }
 }
 
-impl Initiated {
-    /// Reads the response to an initiation and gives the keys.
-    pub(crate) fn read_response(
-        &self,
-        private: &PrivateKey,
-        psk: &PresharedKey,
-        message: &[u8],
-    ) -> Option<TransportKeys> {
+/// A response as it came.
+pub(crate) struct Answer {
+    /// The point for `ee` and `se`.
+    pub(crate) ephemeral: PublicKey,
+    sender: u32,
+    sealed_empty: [u8; 16],
+}
+
+impl Answer {
+    /// Reads a response.
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
         let message: &[u8; RESPONSE_BYTES] = message.try_into().ok()?;
         let (header, rest) = message.split_first_chunk::<12>()?;
         let [_, _, _, _, s0, s1, s2, s3, ..] = *header;
         let (ephemeral, rest) = rest.split_first_chunk::<32>()?;
-        let sealed_empty = rest.first_chunk::<16>()?;
-        let ephemeral = PublicKey::from_bytes(*ephemeral);
+        let sender = u32::from_le_bytes([s0, s1, s2, s3]);
+        Some(Self { ephemeral: PublicKey::from_bytes(*ephemeral), sender, sealed_empty: *rest.first_chunk()? })
+    }
+}
+
+impl Initiated {
+    /// The scalar for `ee`.
+    pub(crate) fn ephemeral(&self) -> &PrivateKey {
+        &self.ephemeral
+    }
+
+    /// Ends the handshake with its response, and gives the keys.
+    pub(crate) fn conclude(
+        &self,
+        answer: &Answer,
+        ee: &[u8; 32],
+        se: &[u8; 32],
+        psk: &PresharedKey,
+    ) -> Option<TransportKeys> {
         let mut symmetric = self.symmetric.clone();
         // e
-        symmetric.mix_chain(ephemeral.as_bytes());
-        symmetric.mix_hash(ephemeral.as_bytes());
+        symmetric.mix_chain(answer.ephemeral.as_bytes());
+        symmetric.mix_hash(answer.ephemeral.as_bytes());
         // ee
-        symmetric.mix_chain(&*self.ephemeral.shared_secret(&ephemeral)?);
+        symmetric.mix_chain(ee);
         // se
-        symmetric.mix_chain(&*private.shared_secret(&ephemeral)?);
+        symmetric.mix_chain(se);
         // psk
         let key = symmetric.mix_psk(psk);
         // {}
-        symmetric.decrypt(&key, sealed_empty)?;
+        symmetric.decrypt(&key, &answer.sealed_empty)?;
         let (send, receive) = symmetric.split();
-        Some(TransportKeys { send, receive, remote: u32::from_le_bytes([s0, s1, s2, s3]) })
+        Some(TransportKeys { send, receive, remote: answer.sender })
     }
 }
 
@@ -320,7 +372,8 @@ mod tests {
             assert!(initiate(&statics, PrivateKey::from_bytes([3; 32]), 1, [0; 12]).is_none());
             let mut message = [0u8; INITIATION_BYTES];
             message[8..40].copy_from_slice(low_order.as_bytes());
-            assert!(read_initiation(&them, &peer, &message).is_none());
+            let received = Received::parse(&peer, &message).unwrap();
+            assert!(them.shared_secret(received.ephemeral()).is_none());
         }
     }
 
@@ -348,22 +401,30 @@ mod tests {
             signer.sign(&mut initiation, &their_public, now);
             assert_eq!(initiation, bytes::<148>(vector, "initiation"));
 
-            let claimed = read_initiation(&them, &their_public, &initiation).unwrap();
+            let received = Received::parse(&their_public, &initiation).unwrap();
+            let es = them.shared_secret(received.ephemeral()).unwrap();
+            let claimed = received.claim(&es).unwrap();
             assert_eq!(claimed.peer, our_public);
             let accepted = claimed.prove(&static_static).unwrap();
             assert_eq!(accepted.timestamp, timestamp);
-            let (mut response, theirs) =
-                accepted.respond(&key("responder_ephemeral"), &psk, index("responder_index")).unwrap();
+            let ephemeral = key("responder_ephemeral");
+            let (ee, se) = (ephemeral.shared_secret(&accepted.ephemeral), ephemeral.shared_secret(&accepted.peer));
+            let public = ephemeral.public_key();
+            let exchanged = Exchanged { public: public.as_bytes(), ee: &ee.unwrap(), se: &se.unwrap() };
+            let (mut response, theirs) = accepted.respond(&exchanged, &psk, index("responder_index")).unwrap();
             signer.sign(&mut response, &our_public, now);
             assert_eq!(response, bytes::<92>(vector, "response"));
 
-            let ours = initiated.read_response(&us, &psk, &response).unwrap();
+            let answer = Answer::parse(&response).unwrap();
+            let ee = initiated.ephemeral().shared_secret(&answer.ephemeral).unwrap();
+            let se = us.shared_secret(&answer.ephemeral).unwrap();
+            let ours = initiated.conclude(&answer, &ee, &se, &psk).unwrap();
             assert_eq!(*ours.send, bytes::<32>(vector, "initiator_send_key"));
             assert_eq!(*ours.receive, bytes::<32>(vector, "initiator_receive_key"));
             assert_eq!((*ours.send, *ours.receive), (*theirs.receive, *theirs.send));
             assert_eq!((ours.remote, theirs.remote), (index("responder_index"), index("initiator_index")));
             let wrong = PresharedKey::from_bytes([9; 32]);
-            assert!(initiated.read_response(&us, &wrong, &response).is_none(), "the preshared key counts");
+            assert!(initiated.conclude(&answer, &ee, &se, &wrong).is_none(), "the preshared key counts");
         }
     }
 }

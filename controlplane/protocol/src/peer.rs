@@ -127,6 +127,9 @@ pub(crate) struct Peer {
     pub(crate) activity: Activity,
     /// Since the UNIX epoch.
     pub(crate) last_handshake: Option<Duration>,
+    /// Another one whenever a handshake whose arithmetic is under way must not count any more; no two peers, not even of
+    /// one key, share one.
+    pub(crate) epoch: u64,
     /// The key of this peer's entry in the queue of deadlines.
     pub(crate) deadline: Option<Instant>,
 }
@@ -150,8 +153,14 @@ impl Peer {
             timers: Timers::default(),
             activity: Activity::default(),
             last_handshake: None,
+            epoch: 0,
             deadline: None,
         }
+    }
+
+    /// The handshake of ours that waits under this index.
+    pub(crate) fn waiting_under(&self, index: ReceiverIndex) -> Option<&Pending> {
+        [&self.pending, &self.superseded].into_iter().flatten().find(|pending| pending.local == index)
     }
 }
 

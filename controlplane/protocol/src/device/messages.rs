@@ -1,4 +1,5 @@
-//! Handshake messages, in and out. Nothing is changed before a message has passed every check.
+//! Handshake messages, in and out. Nothing is changed before a message has passed every check; what changed during its
+//! arithmetic is checked after it.
 
 use linegate_wire::constants::{INITIATION_SPACING, REJECT_AFTER_TIME, REKEY_TIMEOUT};
 use linegate_wire::endpoint::Endpoint;
@@ -12,13 +13,14 @@ use super::{Device, jitter};
 use crate::cookie::Macs;
 use crate::handshake::{Handled, HandshakeError};
 use crate::keys::PrivateKey;
-use crate::noise::{Initiated, Statics, TransportKeys, initiate, read_initiation};
+use crate::noise::{Answer, Claimed, Initiated, Received, Statics, TransportKeys, initiate};
 use crate::output::{NewKeypair, Output, Role};
 use crate::peer::{Pending, Slot};
-use crate::tai64n::timestamp;
+use crate::tai64n::{TIMESTAMP_BYTES, timestamp};
+use crate::work::{Done, Outcome, Progress, Step, Ticket, Work};
 
 impl Device {
-    /// Takes a message of type 1, 2 or 3 from `source`, whose `local` is the address it came to.
+    /// Takes a message of type 1, 2 or 3 from `source`, whose `local` is the address it came to, to its end.
     ///
     /// # Errors
     /// [`HandshakeError`]; nothing has changed then.
@@ -29,16 +31,64 @@ impl Device {
         now: Now,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<Handled, HandshakeError> {
+        let mut progress = self.begin(message, source, now, rng)?;
+        loop {
+            match progress {
+                Progress::Handled(handled) => return Ok(handled),
+                Progress::Work(work) => progress = self.resume(work.perform(), now, rng)?,
+            }
+        }
+    }
+
+    /// Takes a message as [`handle_message`](Self::handle_message) does, but leaves the costly arithmetic to the caller,
+    /// who gives what is done to [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; nothing has changed then.
+    pub fn begin(
+        &mut self,
+        message: &[u8],
+        source: Endpoint,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Progress, HandshakeError> {
         let kind = Message::classify(message).map_err(|_| HandshakeError::Malformed)?;
-        match kind {
-            Message::CookieReply => self.take_cookie(message, now),
-            Message::Initiation => {
-                self.admit(message, source, now, rng)?.map_or_else(|| self.respond(message, source, now, rng), Ok)
+        let ended = match kind {
+            Message::CookieReply => Some(self.take_cookie(message, now)?),
+            Message::Initiation | Message::Response => self.admit(message, source, now, rng)?,
+            Message::Transport { .. } => return Err(HandshakeError::Malformed),
+        };
+        match ended {
+            Some(handled) => Ok(Progress::Handled(handled)),
+            None if kind == Message::Initiation => self.read_initiation(message, source),
+            None => self.read_response(message, source),
+        }
+    }
+
+    /// Goes on with a message whose arithmetic is done.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; no session has changed then.
+    pub fn resume(
+        &mut self,
+        done: Done,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Progress, HandshakeError> {
+        match done.outcome() {
+            Outcome::Claimed { claimed, epoch, source } => {
+                let claimed = claimed.ok_or(HandshakeError::BadCryptography)?;
+                let work = self.accept(claimed, epoch, source, now, rng)?;
+                Ok(Progress::Work(work))
             }
-            Message::Response => {
-                self.admit(message, source, now, rng)?.map_or_else(|| self.take_response(message, source, now), Ok)
+            Outcome::Responded { response, timestamp, ticket } => {
+                let handled = self.send_response(response, timestamp, &ticket, now);
+                if handled.is_err() {
+                    self.indices.release(ticket.index);
+                }
+                handled.map(Progress::Handled)
             }
-            Message::Transport { .. } => Err(HandshakeError::Malformed),
+            Outcome::Concluded { keys, ticket } => self.conclude(keys, &ticket, now).map(Progress::Handled),
         }
     }
 
@@ -67,17 +117,28 @@ impl Device {
         }
     }
 
-    fn respond(
+    fn read_initiation(&self, message: &[u8], source: Endpoint) -> Result<Progress, HandshakeError> {
+        let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
+        let received = Received::parse(&local.public, message).ok_or(HandshakeError::Malformed)?;
+        let private = local.private.clone();
+        Ok(Progress::Work(Work::new(Step::Claim { received, private, epoch: local.epoch, source })))
+    }
+
+    /// Proves that an initiation is new and of a peer. It counts as consumed from here on, so that its copies cost no
+    /// more arithmetic.
+    fn accept(
         &mut self,
-        message: &[u8],
+        claimed: Claimed,
+        epoch: u64,
         source: Endpoint,
         now: Now,
         rng: &mut (impl CryptoRng + ?Sized),
-    ) -> Result<Handled, HandshakeError> {
-        let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
-        let claimed = read_initiation(&local.private, &local.public, message).ok_or(HandshakeError::BadCryptography)?;
+    ) -> Result<Work, HandshakeError> {
+        if self.local.as_ref().is_none_or(|local| local.epoch != epoch) {
+            return Err(HandshakeError::Overtaken);
+        }
         let id = self.peer_by_key(&claimed.peer).ok_or(HandshakeError::UnknownPeer)?;
-        let peer = self.peer(id).ok_or(HandshakeError::UnknownPeer)?;
+        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownPeer)?;
         let static_static = peer.static_static.as_deref().ok_or(HandshakeError::BadCryptography)?;
         let accepted = claimed.prove(static_static).ok_or(HandshakeError::BadCryptography)?;
         if Some(accepted.timestamp) <= peer.greatest_timestamp {
@@ -87,16 +148,23 @@ impl Device {
             return Err(HandshakeError::TooFrequent);
         }
         let index = self.indices.allocate(id, rng).ok_or(HandshakeError::NoIndexLeft)?;
-        let timestamp = accepted.timestamp;
-        let ephemeral = random_key(rng);
-        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownPeer)?;
-        let Some((mut response, keys)) = accepted.respond(&ephemeral, &peer.psk, index.0) else {
-            self.indices.release(index);
-            return Err(HandshakeError::BadCryptography);
-        };
-        // Every check has passed: from here on state changes.
-        peer.greatest_timestamp = Some(timestamp);
+        peer.greatest_timestamp = Some(accepted.timestamp);
         peer.initiation_consumed = Some(now.mono);
+        let ticket = Ticket { peer: id, epoch: peer.epoch, index, source };
+        Ok(Work::new(Step::Respond { accepted, ephemeral: random_key(rng), psk: peer.psk.clone(), ticket }))
+    }
+
+    fn send_response(
+        &mut self,
+        response: Option<(Vec<u8>, TransportKeys)>,
+        timestamp: [u8; TIMESTAMP_BYTES],
+        ticket: &Ticket,
+        now: Now,
+    ) -> Result<Handled, HandshakeError> {
+        let &Ticket { peer: id, epoch, index, source } = ticket;
+        let (mut response, keys) = response.ok_or(HandshakeError::BadCryptography)?;
+        let peer = self.peer_mut(id).filter(|peer| peer.epoch == epoch && peer.greatest_timestamp == Some(timestamp));
+        let peer = peer.ok_or(HandshakeError::Overtaken)?;
         peer.endpoint = Some(source);
         peer.handshake_received = Some(now.mono);
         // As in the kernel, an answer too spaces our own initiations: two sides rarely start at once.
@@ -108,16 +176,26 @@ impl Device {
         Ok(Handled::Initiation { peer: id })
     }
 
-    fn take_response(&mut self, message: &[u8], source: Endpoint, now: Now) -> Result<Handled, HandshakeError> {
+    fn read_response(&self, message: &[u8], source: Endpoint) -> Result<Progress, HandshakeError> {
         let index = message.get(8..12).and_then(|bytes| bytes.try_into().ok()).ok_or(HandshakeError::Malformed)?;
         let index = ReceiverIndex(u32::from_le_bytes(index));
         let id = self.indices.peer(index).ok_or(HandshakeError::UnknownIndex)?;
         let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
-        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownIndex)?;
-        let pending = [&peer.pending, &peer.superseded].into_iter().flatten().find(|pending| pending.local == index);
-        let pending = pending.ok_or(HandshakeError::UnknownIndex)?;
-        let keys =
-            pending.state.read_response(&local.private, &peer.psk, message).ok_or(HandshakeError::BadCryptography)?;
+        let peer = self.peer(id).ok_or(HandshakeError::UnknownIndex)?;
+        let initiated = peer.waiting_under(index).ok_or(HandshakeError::UnknownIndex)?.state.clone();
+        let answer = Answer::parse(message).ok_or(HandshakeError::Malformed)?;
+        let ticket = Ticket { peer: id, epoch: peer.epoch, index, source };
+        let (private, psk) = (local.private.clone(), peer.psk.clone());
+        Ok(Progress::Work(Work::new(Step::Conclude { answer, initiated, private, psk, ticket })))
+    }
+
+    fn conclude(&mut self, keys: Option<TransportKeys>, ticket: &Ticket, now: Now) -> Result<Handled, HandshakeError> {
+        let &Ticket { peer: id, epoch, index, source } = ticket;
+        let keys = keys.ok_or(HandshakeError::BadCryptography)?;
+        let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::Overtaken)?;
+        if peer.epoch != epoch || peer.waiting_under(index).is_none() {
+            return Err(HandshakeError::Overtaken);
+        }
         // Every check has passed: from here on state changes.
         let others = [peer.pending.take(), peer.superseded.take()];
         for other in others.into_iter().flatten().filter(|pending| pending.local != index) {

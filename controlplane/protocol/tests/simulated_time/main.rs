@@ -8,6 +8,7 @@
 )]
 
 mod messages;
+mod overtaken;
 mod world;
 
 use std::time::Duration;

@@ -10,20 +10,20 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::world::{SECOND, Side, endpoint, side};
 
 /// Two devices, and the initiation of the first.
-fn initiated() -> (Side, Side, Vec<u8>, Now) {
+pub(crate) fn initiated() -> (Side, Side, Vec<u8>, Now) {
     let (mut a, b) = (side(0, [0x11; 32], [0x22; 32], None), side(1, [0x22; 32], [0x11; 32], None));
     let now = Now { mono: Instant::from_nanos(10_000_000_000), wall: Duration::from_secs(1_700_000_100) };
     let initiation = initiation(&mut a, now);
     (a, b, initiation, now)
 }
 
-fn initiation(side: &mut Side, now: Now) -> Vec<u8> {
+pub(crate) fn initiation(side: &mut Side, now: Now) -> Vec<u8> {
     side.device.request_handshake(side.peer, now, &mut side.rng);
     let Some(Output::Transmit { message, .. }) = side.device.poll_output() else { panic!("no initiation") };
     message
 }
 
-fn later(now: Now, by: Duration) -> Now {
+pub(crate) fn later(now: Now, by: Duration) -> Now {
     Now { mono: now.mono + by, wall: now.wall + by }
 }
 
