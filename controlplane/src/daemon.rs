@@ -14,17 +14,18 @@ use anyhow::{Context, bail};
 use crossbeam::channel;
 use linegate_dataplane::clock::Clock;
 use linegate_dataplane::command::Reporter;
-use linegate_dataplane::limits::REPORT_QUEUE_MAX;
+use linegate_dataplane::limits::{HANDSHAKE_QUEUE_MAX, REPORT_QUEUE_MAX};
 use linegate_wire::constants::MTU_DEFAULT;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use crate::arithmetic::Pool;
 use crate::config::{self, Settings, WgConfig};
 use crate::daemonize::Readiness;
 use crate::engine::{self, Engine, Host, Start};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Inbox};
 use crate::hairpin::Hairpin;
 use crate::instance::{InstanceLock, SocketFile};
 use crate::netlink::{Event, Events, Netlink};
@@ -143,8 +144,11 @@ impl Daemon {
         let mtu = wg_config.as_ref().and_then(|config| config.mtu).or(settings.mtu).unwrap_or(MTU_DEFAULT);
         let wake = Arc::new(Notify::new());
         let (report_sender, reports) = channel::bounded(REPORT_QUEUE_MAX);
+        let (handshake_sender, handshakes) = channel::bounded(HANDSHAKE_QUEUE_MAX);
         let waker = Arc::clone(&wake);
-        let reporter = Reporter::new(report_sender, Arc::new(move || waker.notify_one()));
+        let waker: Arc<dyn Fn() + Send + Sync> = Arc::new(move || waker.notify_one());
+        let pool = Pool::start(&waker).context("starting threads for handshakes")?;
+        let reporter = Reporter::new(report_sender, handshake_sender, waker);
         let wanted_port = update.listen_port.unwrap_or(0);
         let start = Start {
             interface,
@@ -156,7 +160,7 @@ impl Daemon {
         };
         let (engine, handles, host) = engine::start(start, &netlink).await?;
         let rng = StdRng::try_from_rng(&mut SysRng).context("seeding the random number generator")?;
-        let mut gateway = Gateway::new(rng, reports, host);
+        let mut gateway = Gateway::new(rng, Inbox { reports, handshakes }, pool, host);
         gateway.start_workers(handles);
         gateway.apply(&update, Clock.both())?;
         let uapi = SocketFile::listen(Path::new(UAPI_DIRECTORY), 0o700, interface)?;
@@ -417,6 +421,7 @@ impl Daemon {
             mtu: self.engine.mtu(),
             aead: format!("{:?}", self.engine.aead()).to_lowercase(),
             under_load: self.gateway.is_under_load(),
+            handshake_queue: self.gateway.handshake_queue(),
             xdp: self.engine.xdp_statuses(),
             workers: self.engine.worker_statuses(),
             handshakes: self.gateway.handshake_counts().iter().map(|(&name, &n)| (name.to_owned(), n)).collect(),

@@ -1,13 +1,14 @@
 //! The single owner of the protocol's state. Everything that changes a peer passes here, in one thread.
 //!
-//! The order of a turn: take the workers' [`Report`]s (a bounded number), show the protocol the traffic of peers whose
-//! timers are due, let the timers run, then turn the protocol's outputs into commands, index maps and handshake
+//! The order of a turn: take the workers' [`Report`]s and handshake messages (a bounded number of each), show the
+//! protocol the traffic of peers whose timers are due, let the timers run, then turn the protocol's outputs into commands, index maps and handshake
 //! messages. Messages leave last: when a peer reads our answer, the workers already have its keypair queued.
 //!
 //! Invariants: every worker hears everything in the same order ([`links`](crate::links)); the mirror always suffices
 //! to start a worker anew; settings change all together or not at all ([`apply`]).
 
 pub mod apply;
+mod handshakes;
 pub mod mirror;
 #[cfg(test)]
 mod tests;
@@ -19,28 +20,22 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use linegate_aead::Key;
-use linegate_dataplane::command::{Command, Report, WorkerHandle};
+use linegate_dataplane::command::{Command, HandshakeMessage, Report, WorkerHandle};
 use linegate_dataplane::hairpin::HostRoutes;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
-use linegate_dataplane::limits::REPORT_QUEUE_MAX;
 use linegate_protocol::{Activity, Device, NewKeypair, Output};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
 use rand::rngs::StdRng;
 
+use crate::arithmetic::Pool;
 use crate::links::Links;
 use crate::settings::Secret;
 use mirror::Mirror;
 
 /// Reports handled in one turn, so that timers and settings are never far away.
 const REPORTS_PER_TURN_MAX: usize = 256;
-
-/// From this many waiting reports on, handshakes must bring a cookie.
-const UNDER_LOAD_REPORTS: usize = REPORT_QUEUE_MAX / 8;
-
-/// How long that state is held after the queue was last that long (as the kernel does).
-const UNDER_LOAD_HOLD: Duration = Duration::from_secs(1);
 
 /// How soon commands that did not fit a worker's queue are tried again.
 const COMMAND_RETRY: Duration = Duration::from_millis(1);
@@ -69,6 +64,15 @@ pub struct Outcome {
     pub stopped: Vec<(usize, String)>,
 }
 
+/// What the workers tell.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Their reports.
+    pub reports: Receiver<Report>,
+    /// The handshake messages that came to them.
+    pub handshakes: Receiver<HandshakeMessage>,
+}
+
 /// The gateway. See the module's description.
 pub struct Gateway<O> {
     device: Device,
@@ -76,6 +80,8 @@ pub struct Gateway<O> {
     mirror: Mirror,
     links: Links,
     reports: Receiver<Report>,
+    handshakes: Receiver<HandshakeMessage>,
+    pool: Pool,
     outside: O,
     private_key: Option<Secret>,
     under_load_until: Option<Instant>,
@@ -90,13 +96,15 @@ pub struct Gateway<O> {
 impl<O: Outside> Gateway<O> {
     /// A gateway without peers or workers. `rng` makes ephemeral keys: it must be seeded by the system.
     #[must_use]
-    pub fn new(rng: StdRng, reports: Receiver<Report>, outside: O) -> Self {
+    pub fn new(rng: StdRng, inbox: Inbox, pool: Pool, outside: O) -> Self {
         Self {
             device: Device::new(),
             rng,
             mirror: Mirror::default(),
             links: Links::default(),
-            reports,
+            reports: inbox.reports,
+            handshakes: inbox.handshakes,
+            pool,
             outside,
             private_key: None,
             under_load_until: None,
@@ -131,12 +139,6 @@ impl<O: Outside> Gateway<O> {
         if self.under_load_until.is_some() {
             self.outside.under_load(true);
         }
-    }
-
-    /// Whether handshakes must bring a cookie at present.
-    #[must_use]
-    pub fn is_under_load(&self) -> bool {
-        self.under_load_until.is_some()
     }
 
     /// Handshake messages by what became of them.
@@ -185,19 +187,19 @@ impl<O: Outside> Gateway<O> {
             let Ok(report) = self.reports.try_recv() else { break };
             self.take_report(report, now, &mut outcome);
         }
+        self.serve_handshakes(now);
         self.look_again(now);
         for peer in self.device.due_peers(now.mono) {
             self.observe(peer, now);
         }
         self.device.handle_timeout(now, &mut self.rng);
         self.drain_outputs(now);
-        outcome.more = !self.reports.is_empty();
+        outcome.more = !self.reports.is_empty() || self.handshakes_wait();
         outcome
     }
 
     fn take_report(&mut self, report: Report, now: Now, outcome: &mut Outcome) {
         match report {
-            Report::Handshake { message, source } => self.take_handshake(&message, source, now),
             Report::HandshakeWanted { peer } => self.device.request_handshake(peer, now, &mut self.rng),
             Report::Confirmed { peer, local } => self.device.confirm_keypair(peer, local, now),
             Report::Roamed { peer, endpoint } => self.device.set_endpoint(peer, Some(endpoint)),
@@ -206,28 +208,6 @@ impl<O: Outside> Gateway<O> {
                 self.looks.push_back((now.mono + LOOK_AGAIN_AFTER, peer));
             }
             Report::Stopped { worker, reason } => outcome.stopped.push((worker, reason)),
-        }
-    }
-
-    fn take_handshake(&mut self, message: &[u8], source: Endpoint, now: Now) {
-        let kind = match message.first() {
-            Some(1) => "received_initiations",
-            Some(2) => "received_responses",
-            _ => "received_cookie_replies",
-        };
-        self.count(kind);
-        match self.device.handle_message(message, source, now, &mut self.rng) {
-            Ok(handled) => {
-                // The protocol decides whether this message may move the endpoint; a cookie reply may not.
-                if let Some(peer) = handled.peer() {
-                    self.share_endpoint(peer);
-                    // A handshake message is a sign of life as good as data.
-                    if let Some(mirror) = self.mirror.get(peer) {
-                        mirror.state.activity.note_received(false, now.mono);
-                    }
-                }
-            }
-            Err(error) => self.count(error.name()),
         }
     }
 
@@ -261,20 +241,6 @@ impl<O: Outside> Gateway<O> {
             last_received: times.last_received.get(),
         };
         self.device.observe(peer, &activity, now);
-    }
-
-    fn follow_load(&mut self, now: Instant) {
-        let before = self.under_load_until.is_some();
-        if self.reports.len() >= UNDER_LOAD_REPORTS {
-            self.under_load_until = Some(now + UNDER_LOAD_HOLD);
-        } else if self.under_load_until.is_some_and(|until| until <= now) {
-            self.under_load_until = None;
-        }
-        let after = self.under_load_until.is_some();
-        if before != after {
-            self.device.set_under_load(after);
-            self.outside.under_load(after);
-        }
     }
 
     fn drain_outputs(&mut self, now: Now) {

@@ -5,6 +5,7 @@
 //! what they stand on (sockets, XDP program, kernel port); [`netlink`] keeps what the host knows of links, addresses,
 //! routes and neighbours, and [`next_hops`] what `AF_XDP` needs of it; [`daemon`] is the loop around them.
 
+pub mod arithmetic;
 pub mod check;
 pub mod cli;
 pub mod config;

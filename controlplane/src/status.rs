@@ -46,6 +46,8 @@ pub struct Document {
     pub aead: String,
     /// Whether handshakes are being put off by cookies.
     pub under_load: bool,
+    /// Handshake messages that wait.
+    pub handshake_queue: HandshakeQueue,
     /// One entry an underlay NIC with the XDP program.
     pub xdp: Vec<XdpStatus>,
     /// One entry a worker.
@@ -54,6 +56,15 @@ pub struct Document {
     pub handshakes: BTreeMap<String, u64>,
     /// One entry a peer.
     pub peers: Vec<PeerStatus>,
+}
+
+/// How many handshake messages wait, and for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandshakeQueue {
+    /// To be looked at.
+    pub waiting: usize,
+    /// For their arithmetic.
+    pub under_way: usize,
 }
 
 /// A choice between ways of doing something.
@@ -212,7 +223,9 @@ pub fn table(document: &Document) -> String {
             lines(&worker.drops),
         ]);
     }
-    text += &format!("{workers}\nhandshakes: {}\n", list(&document.handshakes));
+    let HandshakeQueue { waiting, under_way } = document.handshake_queue;
+    let handshakes = list(&document.handshakes);
+    text += &format!("{workers}\nhandshakes: {waiting} wait, {under_way} under way; {handshakes}\n");
     let mut peers = Table::new();
     peers.set_header(["peer", "endpoint", "allowed IPs", "last handshake", "received", "sent"]);
     for peer in &document.peers {

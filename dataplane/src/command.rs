@@ -99,13 +99,6 @@ pub enum Command {
 /// What a worker tells.
 #[derive(Debug, Clone)]
 pub enum Report {
-    /// A message of type 1, 2 or 3.
-    Handshake {
-        /// Its bytes.
-        message: ArrayVec<u8, HANDSHAKE_MESSAGE_MAX_BYTES>,
-        /// Where it came from.
-        source: Endpoint,
-    },
     /// There is data for a peer and no usable keypair, or the keypair's age asks for a new one.
     HandshakeWanted {
         /// The peer.
@@ -139,6 +132,15 @@ pub enum Report {
     },
 }
 
+/// A message of type 1, 2 or 3. They have a queue of their own, so that a flood of them displaces no report.
+#[derive(Debug, Clone)]
+pub struct HandshakeMessage {
+    /// Its bytes.
+    pub message: ArrayVec<u8, HANDSHAKE_MESSAGE_MAX_BYTES>,
+    /// Where it came from.
+    pub source: Endpoint,
+}
+
 /// The control plane's end of one worker's queue.
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
@@ -164,18 +166,23 @@ impl WorkerHandle {
     }
 }
 
-/// The workers' end of the report queue.
+/// The workers' end of the queues to the control plane.
 #[derive(Clone)]
 pub struct Reporter {
     reports: Sender<Report>,
+    handshakes: Sender<HandshakeMessage>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Reporter {
-    /// Reports into `reports`; `wake` tells the control plane that there is something to read.
+    /// Reports into `reports` and `handshakes`; `wake` tells the control plane that there is something to read.
     #[must_use]
-    pub fn new(reports: Sender<Report>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Self { reports, wake }
+    pub fn new(
+        reports: Sender<Report>,
+        handshakes: Sender<HandshakeMessage>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        Self { reports, handshakes, wake }
     }
 
     /// Queues a report; false if the queue is full.
@@ -183,6 +190,14 @@ impl Reporter {
     #[must_use]
     pub fn send(&self, report: Report) -> bool {
         let sent = self.reports.try_send(report).is_ok();
+        (self.wake)();
+        sent
+    }
+
+    /// Queues a handshake message; false if the queue is full.
+    #[must_use]
+    pub fn send_handshake(&self, message: HandshakeMessage) -> bool {
+        let sent = self.handshakes.try_send(message).is_ok();
         (self.wake)();
         sent
     }

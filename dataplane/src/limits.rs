@@ -24,5 +24,9 @@ pub const COMMAND_QUEUE_MAX: usize = 4096;
 /// Reports that may wait for the control plane; the rest are dropped and counted.
 pub const REPORT_QUEUE_MAX: usize = 4096;
 
+/// Handshake messages that may wait for the control plane; the rest are dropped and counted. As many as a hub's branches
+/// may send at once when it has restarted.
+pub const HANDSHAKE_QUEUE_MAX: usize = 16_384;
+
 /// Commands a worker applies in one turn.
 pub const COMMANDS_PER_TURN_MAX: usize = 64;

@@ -24,7 +24,7 @@ use linegate_wire::time::Instant;
 
 use crate::allowed_ips::{AllowedIps, LastLookup};
 use crate::batch::ReceiveBatch;
-use crate::command::{Report, Reporter};
+use crate::command::{HandshakeMessage, Report, Reporter};
 use crate::drop::DropReason;
 use crate::hairpin::Hairpin;
 use crate::keypair::{Keypair, Role};
@@ -64,10 +64,10 @@ pub(crate) fn classify(arena: &Arena, batch: &ReceiveBatch, reporter: &Reporter,
                 let _ = transports.try_push(Transport { message: datagram.message, receiver, counter, source });
             }
             Ok(Message::Initiation | Message::Response | Message::CookieReply) => {
-                let report = batch
+                let message = batch
                     .source(datagram)
-                    .and_then(|&source| Some(Report::Handshake { message: ArrayVec::try_from(bytes).ok()?, source }));
-                if !report.is_some_and(|report| reporter.send(report)) {
+                    .and_then(|&source| Some(HandshakeMessage { message: ArrayVec::try_from(bytes).ok()?, source }));
+                if !message.is_some_and(|message| reporter.send_handshake(message)) {
                     stats.dropped(DropReason::HandshakeQueueFull);
                 }
             }

@@ -65,8 +65,9 @@ impl Bench {
         let port = MemoryUnderlay::new(underlay.clone(), &mut arena).unwrap();
         let kernel_port = MemoryPort::new(kernel.clone(), &mut arena).unwrap();
         let (sender, reports) = channel::bounded(64);
+        let (handshakes, _) = channel::bounded(1);
         let config = WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: Some(Backend::Ring) };
-        let reporter = Reporter::new(sender, Arc::new(|| {}));
+        let reporter = Reporter::new(sender, handshakes, Arc::new(|| {}));
         let stats = Arc::new(WorkerStats::default());
         let (worker, handle) =
             Worker::new(config, arena, Box::new(port), Box::new(kernel_port), reporter, Arc::clone(&stats)).unwrap();

@@ -166,7 +166,8 @@ impl Engine {
         let underlay = Port::new(outer, sizes, Arc::clone(&tally), &mut arena)?;
         let kernel_port = Port::new(inner, sizes, Arc::clone(&tally), &mut arena)?;
         let (sender, reports) = channel::bounded(REPORT_QUEUE_MAX);
-        let reporter = Reporter::new(sender, Arc::new(|| {}));
+        let (handshakes, _) = channel::bounded(1);
+        let reporter = Reporter::new(sender, handshakes, Arc::new(|| {}));
         let config = WorkerConfig { index: 0, core: None, spin: Duration::ZERO, mtu: MTU, aead: arguments.backend };
         let (worker, handle) =
             Worker::new(config, arena, Box::new(underlay), Box::new(kernel_port), reporter, Arc::clone(&stats))?;

@@ -17,7 +17,7 @@ use crate::index_table::{INDICES_MAX, IndexTable};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::output::Output;
 use crate::peer::{Peer, Pending, Slot};
-use crate::ratelimit::RateLimiter;
+use crate::ratelimit::{RateLimiter, ReplyBudget};
 use crate::timers::Due;
 
 /// Peers at most: each may need three keypairs and two handshakes' indices.
@@ -39,6 +39,7 @@ pub struct Device {
     deadlines: BTreeSet<(Instant, PeerId)>,
     outputs: VecDeque<Output>,
     limiter: RateLimiter,
+    replies: ReplyBudget,
     under_load: bool,
     /// The last epoch given to a peer.
     epoch: u64,
@@ -85,6 +86,7 @@ impl Device {
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
             limiter: RateLimiter::default(),
+            replies: ReplyBudget::default(),
             under_load: false,
             epoch: 0,
         }

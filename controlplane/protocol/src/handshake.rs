@@ -63,6 +63,8 @@ errors! {
     InvalidMac1 = "invalid_mac1",
     /// Under load, and this source has sent too many.
     RateLimited = "rate_limited",
+    /// Under load, without a cookie, and we have sent too many cookie replies already.
+    RepliesLimited = "cookie_replies_limited",
     /// A decryption failed, or a point was of low order.
     BadCryptography = "bad_cryptography",
     /// The static key is no peer's.

@@ -1,5 +1,6 @@
-//! Handshakes a source may start while we are under load: a token bucket for each IPv4 address and each IPv6 /64, so
-//! that one attacker cannot use up what others need.
+//! What is limited while we are under load: the handshakes a source may start, by a token bucket for each IPv4 address
+//! and each IPv6 /64, so that one attacker cannot use up what others need; and the cookie replies of all sources
+//! together, whose addresses anyone can forge.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,6 +16,30 @@ const BURST: u64 = 5;
 const SOURCES_MAX: usize = 65_536;
 
 const TOKEN_NANOS: u64 = 1_000_000_000 / RATE_PER_SECOND;
+
+/// Cookie replies a second, to all sources together: a small part of a core, and of a line, spent on strangers.
+const REPLIES_PER_SECOND: u64 = 20_000;
+/// Replies at once.
+const REPLIES_BURST: u64 = REPLIES_PER_SECOND / 10;
+const REPLY_NANOS: u64 = 1_000_000_000 / REPLIES_PER_SECOND;
+
+/// One bucket, as the moment at which it is full again.
+#[derive(Debug, Default)]
+pub(crate) struct ReplyBudget {
+    full_at: Option<Instant>,
+}
+
+impl ReplyBudget {
+    /// Takes a token, if there is one.
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now));
+        if full_at.saturating_since(now) > Duration::from_nanos(REPLY_NANOS * (REPLIES_BURST - 1)) {
+            return false;
+        }
+        self.full_at = Some(full_at + Duration::from_nanos(REPLY_NANOS));
+        true
+    }
+}
 
 /// The buckets, each as the moment from which it has been filling.
 #[derive(Debug, Default)]
@@ -81,6 +106,15 @@ mod tests {
         assert!(limiter.allow(ip("192.0.2.1"), at(50)));
         let in_ten_seconds = (1000..11_000).filter(|&ms| limiter.allow(ip("192.0.2.1"), at(ms))).count();
         assert_eq!(in_ten_seconds, 204, "five at once and then twenty a second");
+    }
+
+    #[test]
+    fn replies_to_strangers_have_a_rate() {
+        let mut budget = ReplyBudget::default();
+        let at_once = (0..100_000).filter(|_| budget.allow(at(0))).count();
+        assert_eq!(at_once as u64, REPLIES_BURST);
+        let in_a_second = (1..=1000).map(|ms| (0..1000).filter(|_| budget.allow(at(ms))).count()).sum::<usize>();
+        assert_eq!(in_a_second as u64, REPLIES_PER_SECOND);
     }
 
     #[test]

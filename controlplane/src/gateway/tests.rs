@@ -8,11 +8,13 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use linegate_dataplane::limits::{HANDSHAKE_QUEUE_MAX, REPORT_QUEUE_MAX};
 use linegate_dataplane::wake::Wake;
 use linegate_protocol::{PrivateKey, PublicKey};
 use rand::SeedableRng;
 
 use super::apply::ApplyError;
+use super::handshakes::UNDER_LOAD_MESSAGES;
 use super::*;
 use crate::settings::{AllowedIpChange, PeerUpdate, Update};
 
@@ -50,6 +52,7 @@ struct Bench {
     log: Recorder,
     queue: Receiver<Command>,
     reports: Sender<Report>,
+    handshakes: Sender<HandshakeMessage>,
     peer: Device,
     peer_rng: StdRng,
     now: Now,
@@ -94,7 +97,11 @@ impl Bench {
         let now = Now { mono: Instant::from_nanos(1_000_000_000), wall: Duration::from_secs(1_700_000_000) };
         let log = Recorder::default();
         let (reports, report_queue) = bounded(REPORT_QUEUE_MAX);
-        let mut gateway = Gateway::new(StdRng::seed_from_u64(1), report_queue, log.clone());
+        let (handshakes, handshake_queue) = bounded(HANDSHAKE_QUEUE_MAX);
+        let inbox = Inbox { reports: report_queue, handshakes: handshake_queue };
+        let tester = std::thread::current();
+        let pool = Pool::start(&(Arc::new(move || tester.unpark()) as Arc<dyn Fn() + Send + Sync>)).unwrap();
+        let mut gateway = Gateway::new(StdRng::seed_from_u64(1), inbox, pool, log.clone());
         let (handle, queue) = worker();
         gateway.start_workers(vec![handle]);
         let update = Update {
@@ -108,7 +115,7 @@ impl Bench {
         peer.set_private_key(Some(PrivateKey::from_bytes(PEER_KEY)), now, &mut peer_rng);
         let other = peer.add_peer(PublicKey::from_bytes(public(GATEWAY_KEY))).unwrap();
         peer.set_endpoint(other, Some(gateway_endpoint()));
-        Self { gateway, log, queue, reports, peer, peer_rng, now }
+        Self { gateway, log, queue, reports, handshakes, peer, peer_rng, now }
     }
 
     fn id(&self) -> PeerId {
@@ -119,8 +126,16 @@ impl Bench {
         self.now = Now { mono: self.now.mono + by, wall: self.now.wall + by };
     }
 
+    /// A turn, and those that the arithmetic it begins leads to.
     fn turn(&mut self) -> Outcome {
-        self.gateway.turn(self.now)
+        let mut outcome = self.gateway.turn(self.now);
+        while self.gateway.handshake_queue().under_way > 0 {
+            std::thread::park_timeout(Duration::from_millis(10));
+            let Outcome { more, stopped } = self.gateway.turn(self.now);
+            outcome.more = more;
+            outcome.stopped.extend(stopped);
+        }
+        outcome
     }
 
     /// Carries messages to and fro until nobody has any.
@@ -136,8 +151,7 @@ impl Bench {
             while let Some(output) = self.peer.poll_output() {
                 if let Output::Transmit { message, .. } = output {
                     let message = ArrayVec::try_from(&message[..]).unwrap();
-                    let report = Report::Handshake { message, source: peer_endpoint() };
-                    self.reports.send(report).unwrap();
+                    self.handshakes.send(HandshakeMessage { message, source: peer_endpoint() }).unwrap();
                     moved = true;
                 }
             }
@@ -158,7 +172,7 @@ impl Bench {
         while let Some(output) = self.peer.poll_output() {
             if let Output::Transmit { message, .. } = output {
                 let message = ArrayVec::try_from(&message[..]).unwrap();
-                self.reports.send(Report::Handshake { message, source: peer_endpoint() }).unwrap();
+                self.handshakes.send(HandshakeMessage { message, source: peer_endpoint() }).unwrap();
             }
         }
         self.exchange();
@@ -361,9 +375,10 @@ fn roaming_reaches_the_protocol() {
 #[test]
 fn a_long_queue_means_load_and_it_is_held_for_a_second() {
     let mut bench = Bench::new();
-    let peer = bench.id();
-    for _ in 0..UNDER_LOAD_REPORTS {
-        bench.reports.send(Report::Active { peer }).unwrap();
+    let nonsense = ArrayVec::try_from(&[1; 148][..]).unwrap();
+    for _ in 0..UNDER_LOAD_MESSAGES {
+        let message = HandshakeMessage { message: nonsense.clone(), source: peer_endpoint() };
+        bench.handshakes.send(message).unwrap();
     }
     assert!(bench.turn().more);
     while bench.turn().more {}

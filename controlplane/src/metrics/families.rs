@@ -81,6 +81,10 @@ fn gateway(registry: &mut Registry, document: &Document) {
     }
     let loaded = gauges(registry, "under_load", "1 while handshakes are put off by cookies");
     loaded.get_or_create(&interface()).set(u64::from(document.under_load));
+    let waiting = gauges(registry, "handshakes_waiting", "Handshake messages that wait to be looked at");
+    waiting.get_or_create(&interface()).set(document.handshake_queue.waiting as u64);
+    let under_way = gauges(registry, "handshakes_under_way", "Handshake messages whose arithmetic is under way");
+    under_way.get_or_create(&interface()).set(document.handshake_queue.under_way as u64);
     let count = gauges(registry, "peers", "Peers configured");
     count.get_or_create(&interface()).set(document.peers.len() as u64);
     let mtu = Gauges::default();

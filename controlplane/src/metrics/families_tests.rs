@@ -1,10 +1,11 @@
 //! The document as text: the same numbers as `linegate status`, and no more peers than allowed.
 
 use super::*;
-use crate::status::PeerStatus;
+use crate::status::{HandshakeQueue, PeerStatus};
 
 fn document() -> Document {
     let mut document = Document { interface: "wg0".into(), under_load: true, ..Document::default() };
+    document.handshake_queue = HandshakeQueue { waiting: 12, under_way: 5 };
     document.handshakes.insert("initiation".into(), 3);
     let mut worker = WorkerStatus { queue: Some(4), ..WorkerStatus::default() };
     worker.counters.insert("opened".into(), 9);
@@ -24,6 +25,8 @@ fn what_status_says_is_what_metrics_say() {
         r#"linegate_packets_dropped_total{interface="wg0",worker="0",queue="4",reason="bad_tag"} 7"#,
         r#"linegate_handshakes_total{interface="wg0",outcome="initiation"} 3"#,
         r#"linegate_under_load{interface="wg0"} 1"#,
+        r#"linegate_handshakes_waiting{interface="wg0"} 12"#,
+        r#"linegate_handshakes_under_way{interface="wg0"} 5"#,
         r#"linegate_peers{interface="wg0"} 2"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -108,6 +108,7 @@ impl Device {
                 let allowed = self.limiter.allow(source.remote.ip(), now.mono);
                 if allowed { Ok(None) } else { Err(HandshakeError::RateLimited) }
             }
+            Macs::Valid if !self.replies.allow(now.mono) => Err(HandshakeError::RepliesLimited),
             Macs::Valid => {
                 if let Some(message) = local.checker.reply(message, source.remote, now.mono, rng) {
                     self.outputs.push_back(Output::Transmit { peer: None, to: source, message });
