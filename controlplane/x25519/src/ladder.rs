@@ -19,12 +19,11 @@ pub(crate) fn ladder(scalars: &[__m512i; 4], points: &[__m512i; 4]) -> [__m512i;
     // The double (of nothing, at first) and the sum, as projective coordinates x : z.
     let (mut x2, mut z2, mut x3, mut z3) = (one, zero, x1.loose(), one);
     let mut before = 0;
-    for word in (0..4).rev() {
-        let bits = scalars[word];
+    for (number, word) in scalars.iter().enumerate().rev() {
         // Bit 255 is clear.
-        let first = if word == 3 { 62 } else { 63 };
+        let first = if number == 3 { 62 } else { 63 };
         for at in (0..=first).rev() {
-            let bit = _mm512_test_epi64_mask(bits, _mm512_set1_epi64(1 << at));
+            let bit = _mm512_test_epi64_mask(*word, _mm512_set1_epi64(1 << at));
             let selected = bit ^ before;
             before = bit;
             let (a, b) = (x2.plus(&z2).carried(), x2.minus(&z2).carried());

@@ -39,12 +39,11 @@ impl Lanes {
         detected.then_some(Self(()))
     }
 
-    /// Multiplies private keys, which need not be clamped, with public ones (RFC 7748, section 5). Any number does, multiples
-    /// of [`LANES`] are what it is made for. Nothing comes of low-order points, whose product everyone knows.
-    #[must_use]
+    /// Multiplies private keys, which need not be clamped, with public ones (RFC 7748, section 5), each pair into the
+    /// product of its place. Any number does, multiples of [`LANES`] are what it is made for. Nothing comes of low-order
+    /// points, whose product everyone knows.
     #[expect(unsafe_code, reason = "calls the kernel")]
-    pub fn multiply(self, pairs: &[(&[u8; 32], &[u8; 32])]) -> Vec<Option<SharedSecret>> {
-        let mut products = vec![None; pairs.len()];
+    pub fn multiply(self, pairs: &[(&[u8; 32], &[u8; 32])], products: &mut [Option<SharedSecret>]) {
         for (pairs, products) in pairs.chunks(LANES).zip(products.chunks_mut(LANES)) {
             // SAFETY: we exist, so that the CPU has the features.
             unsafe { kernel::multiply(pairs, products) };
@@ -52,7 +51,6 @@ impl Lanes {
             // SAFETY: as above.
             unsafe { kernel::wipe_registers() };
         }
-        products
     }
 }
 
@@ -65,8 +63,7 @@ impl Lanes {
     }
 
     /// Never called.
-    #[must_use]
-    pub fn multiply(self, _pairs: &[(&[u8; 32], &[u8; 32])]) -> Vec<Option<SharedSecret>> {
+    pub fn multiply(self, _pairs: &[(&[u8; 32], &[u8; 32])], _products: &mut [Option<SharedSecret>]) {
         match self.0 {}
     }
 }

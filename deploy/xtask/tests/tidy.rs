@@ -53,10 +53,14 @@ const RULE: &[(&str, &[&str])] = &[
     ("linegate-wire", &[]),
     ("linegate-aead", &[]),
     ("linegate-ebpf", &[]),
-    ("linegate-protocol", &["linegate-wire"]),
+    ("linegate-x25519", &[]),
+    ("linegate-protocol", &["linegate-wire", "linegate-x25519"]),
     ("linegate-dataplane", &["linegate-wire", "linegate-aead"]),
     ("linegate", &["linegate-protocol", "linegate-dataplane", "linegate-ebpf", "linegate-wire", "linegate-aead"]),
-    ("linegate-bench", &["linegate-protocol", "linegate-dataplane", "linegate-wire", "linegate-aead"]),
+    (
+        "linegate-bench",
+        &["linegate-protocol", "linegate-x25519", "linegate-dataplane", "linegate-wire", "linegate-aead"],
+    ),
     ("xtask", &[]),
 ];
 
