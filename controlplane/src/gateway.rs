@@ -23,7 +23,7 @@ use linegate_aead::Key;
 use linegate_dataplane::command::{Command, HandshakeMessage, Report, WorkerHandle};
 use linegate_dataplane::hairpin::HostRoutes;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
-use linegate_protocol::{Activity, Device, NewKeypair, Output};
+use linegate_protocol::{Activity, Device, HandshakeError, NewKeypair, Output};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
@@ -293,6 +293,8 @@ impl<O: Outside> Gateway<O> {
                 let number = peer.index();
                 self.links.to_one(number, Command::SendKeepalive { peer });
             }
+            // Nobody is there to be asked.
+            Output::Stranger { .. } => self.count(HandshakeError::UnknownPeer.name()),
             Output::PurgeStaged { peer } => self.links.to_all(&Command::PurgeStaged { peer }),
         }
     }

@@ -34,6 +34,21 @@ fn split(message: &[u8]) -> Option<(&[u8], &[u8; 16], &[u8; 16])> {
     Some((body, mac1, rest.first_chunk()?))
 }
 
+/// What of a message a cookie reply needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Signed {
+    sender: [u8; 4],
+    mac1: [u8; 16],
+}
+
+impl Signed {
+    /// Of a message of type 1 or 2.
+    pub(crate) fn of(message: &[u8]) -> Option<Self> {
+        let (_, mac1, _) = split(message)?;
+        Some(Self { sender: *message.get(4..)?.first_chunk()?, mac1: *mac1 })
+    }
+}
+
 /// The responder's side: checks macs and hands out cookies.
 pub(crate) struct CookieChecker {
     mac1_key: [u8; 32],
@@ -69,7 +84,7 @@ impl CookieChecker {
     /// The reply to a message whose mac1 is right.
     pub(crate) fn reply(
         &mut self,
-        message: &[u8],
+        message: &Signed,
         source: SocketAddr,
         now: Instant,
         rng: &mut (impl CryptoRng + ?Sized),
@@ -78,16 +93,14 @@ impl CookieChecker {
             rng.fill_bytes(&mut *self.secret);
             self.secret_made = Some(now);
         }
-        let (_, mac1, _) = split(message)?;
-        let sender = message.get(4..8)?;
         let mut nonce = [0; 24];
         rng.fill_bytes(&mut nonce);
         let cookie = cookie(&self.secret, source);
         let cipher = XChaCha20Poly1305::new((&*self.cookie_key).into());
-        let sealed = cipher.encrypt(&nonce.into(), Payload { msg: &cookie, aad: mac1 }).ok()?;
+        let sealed = cipher.encrypt(&nonce.into(), Payload { msg: &cookie, aad: &message.mac1 }).ok()?;
         let mut reply = Vec::with_capacity(COOKIE_REPLY_BYTES);
         reply.extend(TYPE_COOKIE_REPLY.to_le_bytes());
-        reply.extend(sender);
+        reply.extend(message.sender);
         reply.extend(nonce);
         reply.extend(sealed);
         Some(reply)
@@ -166,7 +179,7 @@ mod tests {
         };
         let first = signed(&mut maker, at(1));
         assert_eq!(checker.check(&first, source, at(1)), Macs::Valid);
-        let reply = checker.reply(&first, source, at(1), &mut rng).unwrap();
+        let reply = checker.reply(&Signed::of(&first).unwrap(), source, at(1), &mut rng).unwrap();
         assert_eq!(reply.len(), COOKIE_REPLY_BYTES);
         assert!(maker.receive(&reply, &responder, at(1)));
         assert!(!maker.receive(&reply, &responder, at(1)), "one reply, one cookie");
@@ -192,7 +205,7 @@ mod tests {
         let source: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let mut message = vec![1; 60];
         maker.sign(&mut message, &responder, at(1));
-        let reply = checker.reply(&message, source, at(1), &mut rng).unwrap();
+        let reply = checker.reply(&Signed::of(&message).unwrap(), source, at(1), &mut rng).unwrap();
         maker.sign(&mut vec![2; 60], &responder, at(1));
         assert!(!maker.receive(&reply, &responder, at(1)));
     }

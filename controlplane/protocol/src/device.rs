@@ -1,6 +1,7 @@
 //! All peers of one interface, and the only way to change them: messages, requests and time come in, outputs go out.
 
 mod messages;
+mod on_demand;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::output::Output;
 use crate::peer::{Peer, Pending, Slot};
 use crate::ratelimit::{RateLimiter, ReplyBudget};
+use crate::strangers::Strangers;
 use crate::timers::Due;
 
 /// Peers at most: each may need three keypairs and two handshakes' indices.
@@ -41,6 +43,8 @@ pub struct Device {
     limiter: RateLimiter,
     replies: ReplyBudget,
     under_load: bool,
+    /// None: keys that are no peers' are refused.
+    strangers: Option<Strangers>,
     /// The last epoch given to a peer.
     epoch: u64,
 }
@@ -88,6 +92,7 @@ impl Device {
             limiter: RateLimiter::default(),
             replies: ReplyBudget::default(),
             under_load: false,
+            strangers: None,
             epoch: 0,
         }
     }
@@ -148,6 +153,7 @@ impl Device {
                 self.deadlines.remove(&(deadline, id));
             }
             self.by_key.remove(&peer.public);
+            self.remember_stranger(&peer);
             self.free.push_back(id);
         }
     }

@@ -20,8 +20,11 @@ pub enum Handled {
         /// Whose.
         peer: PeerId,
     },
-    /// We are under load, and asked the sender to prove its address.
+    /// We are under load, or many strangers came, and we asked the sender to prove its address.
     CookieSent,
+    /// An initiation whose sender has the static key it claims, which is no peer's: it waits for
+    /// [`Device::admit_stranger`](crate::Device::admit_stranger).
+    Stranger,
 }
 
 impl Handled {
@@ -30,7 +33,7 @@ impl Handled {
     pub const fn peer(&self) -> Option<PeerId> {
         match self {
             Self::Initiation { peer } | Self::Response { peer } => Some(*peer),
-            Self::CookieReply { .. } | Self::CookieSent => None,
+            Self::CookieReply { .. } | Self::CookieSent | Self::Stranger => None,
         }
     }
 }
@@ -61,14 +64,18 @@ errors! {
     NoPrivateKey = "no_private_key",
     /// The sender does not know our public key.
     InvalidMac1 = "invalid_mac1",
-    /// Under load, and this source has sent too many.
+    /// Under load or no peer's, and this source has sent too many.
     RateLimited = "rate_limited",
-    /// Under load, without a cookie, and we have sent too many cookie replies already.
+    /// Under load or no peer's, without a cookie, and we have sent too many cookie replies already.
     RepliesLimited = "cookie_replies_limited",
     /// A decryption failed, or a point was of low order.
     BadCryptography = "bad_cryptography",
     /// The static key is no peer's.
     UnknownPeer = "unknown_peer",
+    /// The static key is no peer's, and was refused a short while ago.
+    StrangerRefused = "stranger_refused",
+    /// The static key is no peer's, and more such came than are asked about.
+    StrangersLimited = "strangers_limited",
     /// Not newer than the newest initiation of this peer.
     ReplayedTimestamp = "replayed_timestamp",
     /// Too soon after the last initiation of this peer.

@@ -15,6 +15,7 @@ mod noise;
 mod output;
 mod peer;
 mod ratelimit;
+mod strangers;
 mod tai64n;
 mod timers;
 mod work;

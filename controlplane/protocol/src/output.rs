@@ -5,6 +5,8 @@ use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::keys::PublicKey;
+
 /// Which side of a handshake we were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -74,6 +76,15 @@ pub enum Output {
     SendKeepalive {
         /// The peer.
         peer: PeerId,
+    },
+    /// Decide whether this key may be a peer: [`Device::admit_stranger`](crate::Device::admit_stranger) or
+    /// [`Device::refuse_stranger`](crate::Device::refuse_stranger). Its owner has proved to have it, and will initiate
+    /// again by itself.
+    Stranger {
+        /// The static key.
+        key: PublicKey,
+        /// Where the initiation came from, and to which address of ours; it may be a replay from elsewhere.
+        source: Endpoint,
     },
     /// The handshake was given up: drop what waits for it.
     PurgeStaged {

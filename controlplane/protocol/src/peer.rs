@@ -130,6 +130,8 @@ pub(crate) struct Peer {
     /// Another one whenever a handshake whose arithmetic is under way must not count any more; no two peers, not even of
     /// one key, share one.
     pub(crate) epoch: u64,
+    /// It came as a stranger: what it has signed last is remembered when it goes.
+    pub(crate) was_stranger: bool,
     /// The key of this peer's entry in the queue of deadlines.
     pub(crate) deadline: Option<Instant>,
 }
@@ -154,6 +156,7 @@ impl Peer {
             activity: Activity::default(),
             last_handshake: None,
             epoch: 0,
+            was_stranger: false,
             deadline: None,
         }
     }

@@ -7,6 +7,7 @@
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 
+use crate::cookie::Signed;
 use crate::handshake::Handled;
 use crate::keys::{Exchange, PresharedKey, PrivateKey, multiply_all};
 use crate::noise::{Accepted, Answer, Claimed, Exchanged, Initiated, Received, Secret, TransportKeys};
@@ -37,9 +38,19 @@ pub(crate) struct Ticket {
     pub(crate) source: Endpoint,
 }
 
+/// Where an initiation came from, and whether its sender can receive there; if not, what a cookie for it needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) source: Endpoint,
+    pub(crate) has_cookie: bool,
+    pub(crate) signed: Signed,
+}
+
 pub(crate) enum Step {
     /// `es` of an initiation.
-    Claim { received: Received, private: PrivateKey, epoch: u64, source: Endpoint },
+    Claim { received: Received, private: PrivateKey, epoch: u64, origin: Origin },
+    /// `ss` of an initiation that claims to be of a key we do not know.
+    Introduce { claimed: Claimed, private: PrivateKey, epoch: u64, source: Endpoint },
     /// The responder's ephemeral key, `ee` and `se`.
     Respond { accepted: Accepted, ephemeral: PrivateKey, psk: PresharedKey, ticket: Ticket },
     /// `ee` and `se` of a response.
@@ -47,7 +58,8 @@ pub(crate) enum Step {
 }
 
 pub(crate) enum Outcome {
-    Claimed { claimed: Option<Claimed>, epoch: u64, source: Endpoint },
+    Claimed { claimed: Option<Claimed>, epoch: u64, origin: Origin },
+    Introduced { accepted: Option<Accepted>, epoch: u64, source: Endpoint },
     Responded { response: Option<(Vec<u8>, TransportKeys)>, timestamp: [u8; TIMESTAMP_BYTES], ticket: Ticket },
     Concluded { keys: Option<TransportKeys>, ticket: Ticket },
 }
@@ -83,6 +95,7 @@ impl Work {
         let mut exchanges = Vec::with_capacity(EXCHANGES_MAX);
         match &*self.0 {
             Step::Claim { received, private, .. } => exchanges.push(Exchange::shared(private, received.ephemeral())),
+            Step::Introduce { claimed, private, .. } => exchanges.push(Exchange::shared(private, &claimed.peer)),
             Step::Respond { accepted, ephemeral, .. } => exchanges.extend([
                 Exchange::public(ephemeral),
                 Exchange::shared(ephemeral, &accepted.ephemeral),
@@ -99,12 +112,19 @@ impl Work {
     /// The rest of the arithmetic; a missing secret comes of a low-order point and ends the handshake.
     fn finish(self, secrets: &[Option<Secret>]) -> Done {
         let outcome = match *self.0 {
-            Step::Claim { received, epoch, source, .. } => {
+            Step::Claim { received, epoch, origin, .. } => {
                 let claimed = match secrets {
                     [Some(es)] => received.claim(es),
                     _ => None,
                 };
-                Outcome::Claimed { claimed, epoch, source }
+                Outcome::Claimed { claimed, epoch, origin }
+            }
+            Step::Introduce { claimed, epoch, source, .. } => {
+                let accepted = match secrets {
+                    [Some(ss)] => claimed.prove(ss),
+                    _ => None,
+                };
+                Outcome::Introduced { accepted, epoch, source }
             }
             Step::Respond { accepted, psk, ticket, .. } => {
                 let timestamp = accepted.timestamp;

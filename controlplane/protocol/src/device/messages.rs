@@ -9,15 +9,15 @@ use linegate_wire::time::Now;
 use rand_core::CryptoRng;
 use zeroize::Zeroize;
 
-use super::{Device, jitter};
-use crate::cookie::Macs;
+use super::{Device, Local, jitter};
+use crate::cookie::{Macs, Signed};
 use crate::handshake::{Handled, HandshakeError};
 use crate::keys::PrivateKey;
 use crate::noise::{Answer, Claimed, Initiated, Received, Statics, TransportKeys, initiate};
 use crate::output::{NewKeypair, Output, Role};
 use crate::peer::{Pending, Slot};
 use crate::tai64n::{TIMESTAMP_BYTES, timestamp};
-use crate::work::{Done, Outcome, Progress, Step, Ticket, Work};
+use crate::work::{Done, Origin, Outcome, Progress, Step, Ticket, Work};
 
 impl Device {
     /// Takes a message of type 1, 2 or 3 from `source`, whose `local` is the address it came to, to its end.
@@ -53,15 +53,15 @@ impl Device {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<Progress, HandshakeError> {
         let kind = Message::classify(message).map_err(|_| HandshakeError::Malformed)?;
-        let ended = match kind {
-            Message::CookieReply => Some(self.take_cookie(message, now)?),
+        let admitted = match kind {
+            Message::CookieReply => Admission::Ended(self.take_cookie(message, now)?),
             Message::Initiation | Message::Response => self.admit(message, source, now, rng)?,
             Message::Transport { .. } => return Err(HandshakeError::Malformed),
         };
-        match ended {
-            Some(handled) => Ok(Progress::Handled(handled)),
-            None if kind == Message::Initiation => self.read_initiation(message, source),
-            None => self.read_response(message, source),
+        match admitted {
+            Admission::Ended(handled) => Ok(Progress::Handled(handled)),
+            Admission::Granted(origin) if kind == Message::Initiation => self.read_initiation(message, origin),
+            Admission::Granted(origin) => self.read_response(message, origin.source),
         }
     }
 
@@ -76,10 +76,16 @@ impl Device {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<Progress, HandshakeError> {
         match done.outcome() {
-            Outcome::Claimed { claimed, epoch, source } => {
+            Outcome::Claimed { claimed, epoch, origin } => {
                 let claimed = claimed.ok_or(HandshakeError::BadCryptography)?;
-                let work = self.accept(claimed, epoch, source, now, rng)?;
-                Ok(Progress::Work(work))
+                match self.peer_by_key(&claimed.peer) {
+                    Some(id) => self.accept(id, claimed, epoch, origin.source, now, rng).map(Progress::Work),
+                    None => self.meet_stranger(claimed, epoch, origin, now, rng),
+                }
+            }
+            Outcome::Introduced { accepted, epoch, source } => {
+                let accepted = accepted.ok_or(HandshakeError::BadCryptography)?;
+                self.introduce(&accepted, epoch, source).map(Progress::Handled)
             }
             Outcome::Responded { response, timestamp, ticket } => {
                 let handled = self.send_response(response, timestamp, &ticket, now);
@@ -92,53 +98,66 @@ impl Device {
         }
     }
 
-    /// The macs, and under load the cookie and the source's budget. Gives a result if the message ends here.
+    /// The macs, and under load the cookie and the source's budget.
     fn admit(
         &mut self,
         message: &[u8],
         source: Endpoint,
         now: Now,
         rng: &mut (impl CryptoRng + ?Sized),
-    ) -> Result<Option<Handled>, HandshakeError> {
-        let local = self.local.as_mut().ok_or(HandshakeError::NoPrivateKey)?;
-        match local.checker.check(message, source.remote, now.mono) {
+    ) -> Result<Admission, HandshakeError> {
+        let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
+        let macs = local.checker.check(message, source.remote, now.mono);
+        let signed = Signed::of(message).ok_or(HandshakeError::Malformed)?;
+        let origin = Origin { source, has_cookie: macs == Macs::ValidWithCookie, signed };
+        match macs {
             Macs::Invalid => Err(HandshakeError::InvalidMac1),
-            Macs::Valid | Macs::ValidWithCookie if !self.under_load => Ok(None),
+            Macs::Valid | Macs::ValidWithCookie if !self.under_load => Ok(Admission::Granted(origin)),
             Macs::ValidWithCookie => {
                 let allowed = self.limiter.allow(source.remote.ip(), now.mono);
-                if allowed { Ok(None) } else { Err(HandshakeError::RateLimited) }
+                if allowed { Ok(Admission::Granted(origin)) } else { Err(HandshakeError::RateLimited) }
             }
-            Macs::Valid if !self.replies.allow(now.mono) => Err(HandshakeError::RepliesLimited),
-            Macs::Valid => {
-                if let Some(message) = local.checker.reply(message, source.remote, now.mono, rng) {
-                    self.outputs.push_back(Output::Transmit { peer: None, to: source, message });
-                }
-                Ok(Some(Handled::CookieSent))
-            }
+            Macs::Valid => self.send_cookie(&origin, now, rng).map(Admission::Ended),
         }
     }
 
-    fn read_initiation(&self, message: &[u8], source: Endpoint) -> Result<Progress, HandshakeError> {
+    /// Asks the sender of a message to prove its address.
+    pub(super) fn send_cookie(
+        &mut self,
+        origin: &Origin,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Handled, HandshakeError> {
+        if !self.replies.allow(now.mono) {
+            return Err(HandshakeError::RepliesLimited);
+        }
+        let &Origin { source, ref signed, .. } = origin;
+        let checker = self.local.as_mut().map(|local| &mut local.checker);
+        if let Some(message) = checker.and_then(|checker| checker.reply(signed, source.remote, now.mono, rng)) {
+            self.outputs.push_back(Output::Transmit { peer: None, to: source, message });
+        }
+        Ok(Handled::CookieSent)
+    }
+
+    fn read_initiation(&self, message: &[u8], origin: Origin) -> Result<Progress, HandshakeError> {
         let local = self.local.as_ref().ok_or(HandshakeError::NoPrivateKey)?;
         let received = Received::parse(&local.public, message).ok_or(HandshakeError::Malformed)?;
         let private = local.private.clone();
-        Ok(Progress::Work(Work::new(Step::Claim { received, private, epoch: local.epoch, source })))
+        Ok(Progress::Work(Work::new(Step::Claim { received, private, epoch: local.epoch, origin })))
     }
 
-    /// Proves that an initiation is new and of a peer. It counts as consumed from here on, so that its copies cost no
+    /// Proves that an initiation is new and of this peer. It counts as consumed from here on, so that its copies cost no
     /// more arithmetic.
     fn accept(
         &mut self,
+        id: PeerId,
         claimed: Claimed,
         epoch: u64,
         source: Endpoint,
         now: Now,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<Work, HandshakeError> {
-        if self.local.as_ref().is_none_or(|local| local.epoch != epoch) {
-            return Err(HandshakeError::Overtaken);
-        }
-        let id = self.peer_by_key(&claimed.peer).ok_or(HandshakeError::UnknownPeer)?;
+        self.check_epoch(epoch)?;
         let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::UnknownPeer)?;
         let static_static = peer.static_static.as_deref().ok_or(HandshakeError::BadCryptography)?;
         let accepted = claimed.prove(static_static).ok_or(HandshakeError::BadCryptography)?;
@@ -153,6 +172,11 @@ impl Device {
         peer.initiation_consumed = Some(now.mono);
         let ticket = Ticket { peer: id, epoch: peer.epoch, index, source };
         Ok(Work::new(Step::Respond { accepted, ephemeral: random_key(rng), psk: peer.psk.clone(), ticket }))
+    }
+
+    /// Our key must still be the one that the arithmetic was done with.
+    pub(super) fn check_epoch(&self, epoch: u64) -> Result<&Local, HandshakeError> {
+        self.local.as_ref().filter(|local| local.epoch == epoch).ok_or(HandshakeError::Overtaken)
     }
 
     fn send_response(
@@ -278,6 +302,14 @@ impl Device {
         self.outputs.push_back(Output::InstallKeypair { peer: id, keypair });
         self.remove_slots(id, dropped);
     }
+}
+
+/// What the macs of a message lead to.
+enum Admission {
+    /// The message ends here.
+    Ended(Handled),
+    /// It is worth arithmetic.
+    Granted(Origin),
 }
 
 fn random_key(rng: &mut (impl CryptoRng + ?Sized)) -> PrivateKey {

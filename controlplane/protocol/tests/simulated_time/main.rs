@@ -9,6 +9,7 @@
 
 mod messages;
 mod overtaken;
+mod strangers;
 mod world;
 
 use std::time::Duration;

@@ -170,6 +170,7 @@ impl World {
                     side.current.take_if(|current| *current == local);
                 }
                 Output::SendKeepalive { .. } => self.send(at, false),
+                Output::Stranger { key, .. } => panic!("both know each other: {key:?}"),
                 Output::PurgeStaged { .. } => {
                     side.staged = 0;
                     side.purges += 1;
