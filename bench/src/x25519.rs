@@ -1,17 +1,37 @@
-//! `linegate-bench x25519`: one multiplication with a fresh point, per library; medians, on one core.
+//! `linegate-bench x25519`: one multiplication with a fresh point, per library, eight at once in lanes, and what a whole
+//! handshake costs its responder; medians of interleaved samples, on one core.
 //!
-//! ring and aws-lc-rs only agree with ephemeral keys, each of which is used once: the key is made outside the measured
-//! time. A fresh key pair (the fixed-base multiplication) is the second column; aws-lc-rs makes its
-//! public key while generating, so that its figure holds the random bytes too.
+//! ring only agrees with ephemeral keys, each of which is used once: the key is made outside the measured time. A fresh
+//! key pair (the fixed-base multiplication) is the second column; aws-lc-rs makes its public key while generating, so that
+//! its figure holds the random bytes too.
 #![expect(clippy::print_stdout, reason = "the table is the program's output")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+mod responder;
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
+use linegate_x25519::{LANES, Lanes};
 
 const SAMPLES: usize = 400;
+
+/// What the ratios are to: what the handshake uses for one multiplication alone.
+const REFERENCE: &str = "aws-lc-rs";
+
+const BASE_POINT: [u8; 32] = {
+    let mut bytes = [0; 32];
+    bytes[0] = 9;
+    bytes
+};
+
+/// One way to multiply. Each call is one sample, in microseconds a multiplication.
+struct Contender {
+    name: &'static str,
+    multiply: Box<dyn Fn() -> anyhow::Result<f64>>,
+    key_pair: Box<dyn Fn() -> anyhow::Result<f64>>,
+}
 
 /// Prints the median times in microseconds.
 ///
@@ -20,97 +40,149 @@ const SAMPLES: usize = 400;
 pub(crate) fn run() -> anyhow::Result<()> {
     anyhow::ensure!(core_affinity::set_for_current(core_affinity::CoreId { id: 0 }), "cannot pin");
     let peer = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from([7; 32])).to_bytes();
-    println!("{:13} {:>12} {:>12}", "", "multiply us", "key pair us");
+    let mut contenders = vec![dalek(peer), ring(peer), aws_lc(peer)?, graviola(peer)];
+    contenders.extend(Lanes::detect().map(|lanes| in_lanes(lanes, peer)));
+    let mut samples = vec![(Vec::new(), Vec::new()); contenders.len()];
+    for _ in 0..SAMPLES {
+        for (contender, (multiply, key_pair)) in contenders.iter().zip(&mut samples) {
+            multiply.push((contender.multiply)()?);
+            key_pair.push((contender.key_pair)()?);
+        }
+    }
+    let mut rows = Vec::new();
+    for (contender, (multiply, key_pair)) in contenders.iter().zip(samples) {
+        rows.push((contender.name, median(multiply)?, median(key_pair)?));
+    }
+    let (_, reference, _) = rows.iter().find(|(name, ..)| *name == REFERENCE).context("no reference")?;
+    println!("{:22} {:>12} {:>12} {:>12}", "", "multiply us", "key pair us", "x aws-lc-rs");
+    for (name, multiply, key_pair) in &rows {
+        println!("{name:22} {multiply:>12.1} {key_pair:>12.1} {:>12.2}", reference / multiply);
+    }
+    println!();
+    responder::run()
+}
 
+fn dalek(peer: [u8; 32]) -> Contender {
     let secret = x25519_dalek::StaticSecret::from([9; 32]);
-    let point = x25519_dalek::PublicKey::from(peer);
-    let multiply = median(
-        || Ok(()),
-        |()| {
-            black_box(secret.diffie_hellman(black_box(&point)));
-            Ok(())
-        },
-    )?;
-    let pair = median(
-        || Ok(()),
-        |()| {
-            black_box(x25519_dalek::PublicKey::from(black_box(&secret)).to_bytes());
-            Ok(())
-        },
-    )?;
-    print("x25519-dalek", multiply, pair);
+    let (point, fresh) = (x25519_dalek::PublicKey::from(peer), secret.clone());
+    Contender {
+        name: "x25519-dalek",
+        multiply: sample(
+            || Ok(()),
+            move |()| {
+                black_box(secret.diffie_hellman(black_box(&point)));
+                Ok(())
+            },
+        ),
+        key_pair: sample(
+            || Ok(()),
+            move |()| {
+                black_box(x25519_dalek::PublicKey::from(black_box(&fresh)).to_bytes());
+                Ok(())
+            },
+        ),
+    }
+}
 
-    let random = ring::rand::SystemRandom::new();
+fn ring(peer: [u8; 32]) -> Contender {
     let make = || {
+        let random = ring::rand::SystemRandom::new();
         ring::agreement::EphemeralPrivateKey::generate(&ring::agreement::X25519, &random).map_err(|_| anyhow!("ring"))
     };
     let public = ring::agreement::UnparsedPublicKey::new(&ring::agreement::X25519, peer);
-    let multiply = median(make, |key| {
-        ring::agreement::agree_ephemeral(key, &public, |shared| {
-            black_box(shared.first().copied());
-        })
-        .map_err(|_| anyhow!("ring"))
-    })?;
-    let pair = median(make, |key| {
-        black_box(key.compute_public_key().map_err(|_| anyhow!("ring"))?);
-        Ok(())
-    })?;
-    print("ring", multiply, pair);
-
-    let key = aws_lc_rs::agreement::PrivateKey::from_private_key(&aws_lc_rs::agreement::X25519, &[9; 32])?;
-    let public = aws_lc_rs::agreement::UnparsedPublicKey::new(&aws_lc_rs::agreement::X25519, peer);
-    let multiply = median(
-        || Ok(()),
-        |()| {
-            aws_lc_rs::agreement::agree(&key, public, anyhow!("aws-lc-rs"), |shared| {
+    Contender {
+        name: "ring",
+        multiply: sample(make, move |key| {
+            ring::agreement::agree_ephemeral(key, &public, |shared| {
                 black_box(shared.first().copied());
-                Ok(())
             })
-        },
-    )?;
-    let pair = median(
-        || Ok(()),
-        |()| {
-            let fresh = aws_lc_rs::agreement::PrivateKey::generate(&aws_lc_rs::agreement::X25519)?;
-            black_box(fresh.compute_public_key()?);
+            .map_err(|_| anyhow!("ring"))
+        }),
+        key_pair: sample(make, |key| {
+            black_box(key.compute_public_key().map_err(|_| anyhow!("ring"))?);
             Ok(())
-        },
-    )?;
-    print("aws-lc-rs", multiply, pair);
+        }),
+    }
+}
 
-    let key = graviola::key_agreement::x25519::StaticPrivateKey::from_array(&[9; 32]);
+fn aws_lc(peer: [u8; 32]) -> anyhow::Result<Contender> {
+    let key = aws_lc_rs::agreement::PrivateKey::from_private_key(&aws_lc_rs::agreement::X25519, &[9; 32])?;
+    Ok(Contender {
+        name: REFERENCE,
+        multiply: sample(
+            || Ok(()),
+            move |()| {
+                let public = aws_lc_rs::agreement::UnparsedPublicKey::new(&aws_lc_rs::agreement::X25519, peer);
+                aws_lc_rs::agreement::agree(&key, public, anyhow!("aws-lc-rs"), |shared| {
+                    black_box(shared.first().copied());
+                    Ok(())
+                })
+            },
+        ),
+        key_pair: sample(
+            || Ok(()),
+            |()| {
+                let fresh = aws_lc_rs::agreement::PrivateKey::generate(&aws_lc_rs::agreement::X25519)?;
+                black_box(fresh.compute_public_key()?);
+                Ok(())
+            },
+        ),
+    })
+}
+
+fn graviola(peer: [u8; 32]) -> Contender {
+    let key = || graviola::key_agreement::x25519::StaticPrivateKey::from_array(&[9; 32]);
+    let (secret, fresh) = (key(), key());
     let point = graviola::key_agreement::x25519::PublicKey::from_array(&peer);
-    let multiply = median(
-        || Ok(()),
-        |()| {
-            black_box(key.diffie_hellman(black_box(&point)).map_err(|_| anyhow!("graviola"))?);
-            Ok(())
-        },
-    )?;
-    let pair = median(
-        || Ok(()),
-        |()| {
-            black_box(key.public_key().as_bytes());
-            Ok(())
-        },
-    )?;
-    print("graviola", multiply, pair);
-    Ok(())
+    Contender {
+        name: "graviola",
+        multiply: sample(
+            || Ok(()),
+            move |()| {
+                black_box(secret.diffie_hellman(black_box(&point)).map_err(|_| anyhow!("graviola"))?);
+                Ok(())
+            },
+        ),
+        key_pair: sample(
+            || Ok(()),
+            move |()| {
+                black_box(fresh.public_key().as_bytes());
+                Ok(())
+            },
+        ),
+    }
 }
 
-fn print(name: &str, multiply: f64, pair: f64) {
-    println!("{name:13} {multiply:>12.1} {pair:>12.1}");
+fn in_lanes(lanes: Lanes, peer: [u8; 32]) -> Contender {
+    let each = |point: [u8; 32]| {
+        let sample = sample(
+            || Ok(()),
+            move |()| {
+                let mut products = [const { None }; LANES];
+                lanes.multiply(&[(&[9; 32], black_box(&point)); LANES], &mut products);
+                black_box(products);
+                Ok(())
+            },
+        );
+        Box::new(move || Ok(sample()? / LANES as f64))
+    };
+    Contender { name: "linegate, 8 at a time", multiply: each(peer), key_pair: each(BASE_POINT) }
 }
 
-/// Median microseconds of `work`, without those of `prepare`.
-fn median<T>(prepare: impl Fn() -> anyhow::Result<T>, work: impl Fn(T) -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    let mut times = Vec::with_capacity(SAMPLES);
-    for _ in 0..SAMPLES {
+/// Microseconds of `work`, without those of `prepare`.
+fn sample<T>(
+    prepare: impl Fn() -> anyhow::Result<T> + 'static,
+    work: impl Fn(T) -> anyhow::Result<()> + 'static,
+) -> Box<dyn Fn() -> anyhow::Result<f64>> {
+    Box::new(move || {
         let input = prepare()?;
         let begun = Instant::now();
         work(input)?;
-        times.push(begun.elapsed().as_secs_f64() * 1e6);
-    }
-    times.sort_by(f64::total_cmp);
-    times.get(SAMPLES / 2).copied().context("no samples")
+        Ok(begun.elapsed().as_secs_f64() * 1e6)
+    })
+}
+
+fn median(mut samples: Vec<f64>) -> anyhow::Result<f64> {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().context("no samples")
 }
