@@ -1,6 +1,8 @@
 //! Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, step by step in the paper's notation (section 5.4): C is the chaining key, H
 //! the hash, κ a message key. The functions change nothing outside: the caller commits what they give, after all checks.
 
+use std::sync::LazyLock;
+
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac, Digest};
@@ -62,7 +64,15 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
     Zeroizing::new(hash(&[&*outer_pad, &*inner]))
 }
 
-/// KDF with three outputs (HKDF, RFC 5869).
+/// KDF with two outputs (HKDF, RFC 5869).
+fn kdf2(key: &[u8; 32], input: &[u8]) -> (Secret, Secret) {
+    let prk = hmac(key, &[input]);
+    let t1 = hmac(&prk, &[&[1]]);
+    let t2 = hmac(&prk, &[&*t1, &[2]]);
+    (t1, t2)
+}
+
+/// KDF with three outputs.
 fn kdf3(key: &[u8; 32], input: &[u8]) -> (Secret, Secret, Secret) {
     let prk = hmac(key, &[input]);
     let t1 = hmac(&prk, &[&[1]]);
@@ -70,6 +80,12 @@ fn kdf3(key: &[u8; 32], input: &[u8]) -> (Secret, Secret, Secret) {
     let t3 = hmac(&prk, &[&*t2, &[3]]);
     (t1, t2, t3)
 }
+
+/// C and H before either side has a key: the same in all handshakes.
+static INITIAL: LazyLock<([u8; 32], [u8; 32])> = LazyLock::new(|| {
+    let c = hash(&[CONSTRUCTION]);
+    (c, hash(&[&c, IDENTIFIER]))
+});
 
 /// The state both sides build up alike.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -80,8 +96,7 @@ pub(crate) struct Symmetric {
 
 impl Symmetric {
     fn new(responder: &PublicKey) -> Self {
-        let c = hash(&[CONSTRUCTION]);
-        let h = hash(&[&c, IDENTIFIER]);
+        let (c, h) = *INITIAL;
         Self { c, h: hash(&[&h, responder.as_bytes()]) }
     }
 
@@ -96,7 +111,7 @@ impl Symmetric {
 
     /// (C, κ) := KDF2(C, input)
     fn mix_key(&mut self, input: &[u8]) -> Secret {
-        let (c, key, _) = kdf3(&self.c, input);
+        let (c, key) = kdf2(&self.c, input);
         self.c = *c;
         key
     }
@@ -125,8 +140,7 @@ impl Symmetric {
 
     /// The transport keys: the initiator's sending key first.
     fn split(&self) -> (Secret, Secret) {
-        let (first, second, _) = kdf3(&self.c, &[]);
-        (first, second)
+        kdf2(&self.c, &[])
     }
 }
 
