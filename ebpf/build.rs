@@ -8,6 +8,7 @@ const ADVICE: &str = "linegate's BPF programs are compiled by clang with libbpf'
                       install them (Debian: clang libbpf-dev; Fedora: clang libbpf-devel; Arch: clang libbpf)";
 
 fn main() {
+    println!("cargo::rerun-if-changed=bpf/blake2s.h");
     for name in ["steer", "port"] {
         compile(name);
     }

@@ -23,7 +23,7 @@ use linegate_aead::Key;
 use linegate_dataplane::command::{Command, HandshakeMessage, Report, WorkerHandle};
 use linegate_dataplane::hairpin::HostRoutes;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
-use linegate_protocol::{Activity, Device, HandshakeError, NewKeypair, Output};
+use linegate_protocol::{Activity, Device, GuardKeys, HandshakeError, NewKeypair, Output};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
@@ -53,6 +53,8 @@ pub trait Outside {
     fn receiver_removed(&mut self, index: ReceiverIndex);
     /// The state of load changed.
     fn under_load(&mut self, under_load: bool);
+    /// What handshake messages are to be looked at with before they come to us; without keys, they all come.
+    fn guard(&mut self, keys: Option<&GuardKeys>);
 }
 
 /// What a turn left behind.
@@ -85,6 +87,8 @@ pub struct Gateway<O> {
     outside: O,
     private_key: Option<Secret>,
     under_load_until: Option<Instant>,
+    /// What the outside was told last.
+    guard: Option<GuardKeys>,
     host_routes: Option<Arc<HostRoutes>>,
     counts: BTreeMap<&'static str, u64>,
     /// Peers that became active, and when to look at them once more; in order of time.
@@ -108,6 +112,7 @@ impl<O: Outside> Gateway<O> {
             outside,
             private_key: None,
             under_load_until: None,
+            guard: None,
             host_routes: None,
             counts: BTreeMap::new(),
             looks: VecDeque::new(),
@@ -136,6 +141,7 @@ impl<O: Outside> Gateway<O> {
         if self.host_routes.is_some() {
             self.links.to_all(&Command::SetHostRoutes { routes: self.host_routes.clone() });
         }
+        self.outside.guard(self.guard.as_ref());
         if self.under_load_until.is_some() {
             self.outside.under_load(true);
         }
@@ -246,6 +252,12 @@ impl<O: Outside> Gateway<O> {
     fn drain_outputs(&mut self, now: Now) {
         while let Some(output) = self.device.poll_output() {
             self.carry_out(output, now.mono);
+        }
+        // Before the first cookie leaves, so that it is known when it comes back.
+        let guard = self.device.guard_keys();
+        if guard != self.guard {
+            self.outside.guard(guard.as_ref());
+            self.guard = guard;
         }
         for (message, to) in self.messages.drain(..) {
             self.outside.send_handshake(&message, &to);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Steers WireGuard: transport data for a live session goes to the AF_XDP socket of its queue; handshakes go up to the
- * UDP socket, through a token bucket a source while we are under load; what cannot be WireGuard, or names no session,
- * is dropped. Everything this program does not fully understand passes to the kernel, whose UDP socket serves it too.
+ * UDP socket if their mac1 fits, and while we are under load, if they bring a cookie and their source has not brought
+ * too many, or else at a small rate that is answered by cookies; what cannot be WireGuard, or names no session, is
+ * dropped. A flood of handshakes thus ends here, before any copy. Everything this program does not fully understand passes to the kernel, whose UDP socket serves it too.
  *
  * The UDP checksum is never looked at: the AEAD says more, and a virtual link may not have filled it in.
  */
@@ -16,11 +17,16 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "blake2s.h"
+
 #define SLOTS (1 << 20)
 #define LIVE (1ULL << 32) /* beside the index, so that index 0 can be told from none */
 #define SOURCES 65536
 #define TOKEN_NS (1000000000ULL / 20) /* 20 handshakes a second */
 #define BURST 5
+#define STRANGER_NS (1000000000ULL / 10000) /* 10,000 messages a second and CPU that prove nothing */
+#define STRANGER_BURST 1000
+#define MACS 32 /* bytes of both macs at the end of types 1 and 2 */
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
 
 /* Mirrored in src/verdict.rs, in this order. */
@@ -29,6 +35,8 @@ enum verdict {
 	V_NO_SOCKET,
 	V_HANDSHAKE_PASSED,
 	V_HANDSHAKE_LIMITED,
+	V_HANDSHAKE_NO_COOKIE,
+	V_INVALID_MAC1,
 	V_UNKNOWN_RECEIVER,
 	V_MALFORMED,
 	V_OTHER_ADDRESS,
@@ -55,12 +63,47 @@ struct address {
 	__u8 bytes[16]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
+/* Mirrored in src/steering.rs. */
+struct guard {
+	__u8 mac1_key[32];
+	__u8 cookie_secret[32];
+	__u32 has_secret;
+	/* The program's own: both keys, hashed. */
+	__u32 hashed;
+	__u32 mac1_state[8];
+	__u32 cookie_state[8];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct config);
 } CONFIG SEC(".maps");
+
+/* Not an array: a new entry takes the place of the old as a whole. Empty while we have no key. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct guard);
+} GUARD SEC(".maps");
+
+/* Where this CPU hashes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct blake2s);
+} HASH SEC(".maps");
+
+/* Messages that prove nothing: those without a cookie, and cookie replies. Each as the moment at which it is full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} STRANGERS SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -114,6 +157,14 @@ static __always_inline void map_v4(struct address *to, __be32 from)
 	__builtin_memcpy(&to->bytes[12], &from, 4);
 }
 
+static __always_inline int is_mapped(struct address *address)
+{
+	__u32 words[3];
+
+	__builtin_memcpy(words, address, sizeof(words));
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
+}
+
 /* Takes a token of this source; the bucket is kept as the moment at which it is full. */
 static __always_inline int allowed(struct address *source)
 {
@@ -129,10 +180,129 @@ static __always_inline int allowed(struct address *source)
 	return 1;
 }
 
-static __always_inline int handshake(struct config *config, struct address *source, __u32 type)
+/* One of this CPU's tokens for messages that prove nothing: whether there is one, and takes it if `take`. */
+static __always_inline int stranger_allowed(__u32 kind, int take)
 {
-	/* A cookie reply answers us, and costs one decryption at most. */
-	if (config->under_load && type != 3 && !allowed(source))
+	__u64 now = bpf_ktime_get_ns(), full = now, *known;
+
+	known = bpf_map_lookup_elem(&STRANGERS, &kind);
+	if (!known)
+		return 0;
+	if (*known > now)
+		full = *known;
+	if (full - now > STRANGER_NS * (STRANGER_BURST - 1))
+		return 0;
+	if (take)
+		*known = full + STRANGER_NS;
+	return 1;
+}
+
+/* Hashes `len` bytes of the frame from `at`, and compares with the mac behind them. */
+static __always_inline int mac_fits(struct xdp_md *ctx, __u32 at, __u32 len, struct blake2s *hash)
+{
+	__u32 done = 0, wrong, mac[4];
+
+#pragma unroll
+	for (int i = 0; i < 3; i++) {
+		__u32 part = len - done < BLAKE2S_BLOCK ? len - done : BLAKE2S_BLOCK;
+
+		if (!part)
+			break;
+		if (part < BLAKE2S_BLOCK)
+			__builtin_memset(hash->block, 0, BLAKE2S_BLOCK);
+		if (bpf_xdp_load_bytes(ctx, at + done, hash->block, part))
+			return 0;
+		done += part;
+		blake2s_compress(hash, BLAKE2S_BLOCK + done, done == len);
+	}
+	if (bpf_xdp_load_bytes(ctx, at + len, mac, sizeof(mac)))
+		return 0;
+	wrong = (mac[0] ^ hash->h[0]) | (mac[1] ^ hash->h[1]) | (mac[2] ^ hash->h[2]) | (mac[3] ^ hash->h[3]);
+	return !wrong;
+}
+
+struct sender {
+	struct address address;
+	__be16 port;
+};
+
+/*
+ * Hashes the keys, once an entry. CPUs that meet here write the same; one that sees the mark before the states, which
+ * only a weakly ordered one can, drops a message that is sent again.
+ */
+static __always_inline void hash_keys(struct guard *guard, struct blake2s *hash)
+{
+	blake2s_keyed(hash, guard->mac1_key, sizeof(guard->mac1_key));
+	__builtin_memcpy(guard->mac1_state, hash->h, sizeof(guard->mac1_state));
+	blake2s_keyed(hash, guard->cookie_secret, sizeof(guard->cookie_secret));
+	__builtin_memcpy(guard->cookie_state, hash->h, sizeof(guard->cookie_state));
+	__sync_fetch_and_add(&guard->hashed, 1);
+}
+
+/* Whether mac2 was made with the cookie of the message's sender. */
+static __always_inline int has_cookie(struct xdp_md *ctx, struct guard *guard, struct sender *sender, __u32 at, __u32 len,
+				      struct blake2s *hash)
+{
+	__u32 cookie[4];
+
+	if (!guard->has_secret || bpf_xdp_load_bytes(ctx, at + len - sizeof(cookie), cookie, sizeof(cookie)))
+		return 0;
+	/* Whoever has none writes zeros. */
+	if (!(cookie[0] | cookie[1] | cookie[2] | cookie[3]))
+		return 0;
+	blake2s_resume(hash, guard->cookie_state);
+	__builtin_memset(hash->block, 0, BLAKE2S_BLOCK);
+	__builtin_memcpy(hash->block, &sender->address, sizeof(sender->address));
+	__builtin_memcpy(&hash->block[4], &sender->port, sizeof(sender->port));
+	blake2s_compress(hash, BLAKE2S_BLOCK + sizeof(sender->address) + sizeof(sender->port), 1);
+	__builtin_memcpy(cookie, hash->h, sizeof(cookie));
+	blake2s_keyed(hash, cookie, sizeof(cookie));
+	return mac_fits(ctx, at, len - MACS / 2, hash);
+}
+
+/* A message of type 1 or 2 and of `len` bytes, which is a constant, at `at`. */
+static __always_inline int handshake(struct xdp_md *ctx, struct config *config, struct sender *sender, __u32 at,
+				     __u32 len)
+{
+	struct blake2s *hash;
+	struct guard *guard;
+	__u32 zero = 0;
+	int proved = 0;
+
+	guard = bpf_map_lookup_elem(&GUARD, &zero);
+	if (!guard) /* we have no key, and refuse it in our own words */
+		return count(V_HANDSHAKE_PASSED, XDP_PASS);
+	hash = bpf_map_lookup_elem(&HASH, &zero);
+	if (!hash)
+		return count(V_HANDSHAKE_PASSED, XDP_PASS);
+	if (!guard->hashed)
+		hash_keys(guard, hash);
+	if (config->under_load) {
+		proved = has_cookie(ctx, guard, sender, at, len, hash);
+		/* Before another hash: in a flood there is none. It is taken behind it: who does not know our key uses up nothing. */
+		if (!proved && !stranger_allowed(0, 0))
+			return count(V_HANDSHAKE_NO_COOKIE, XDP_DROP);
+	}
+	blake2s_resume(hash, guard->mac1_state);
+	if (!mac_fits(ctx, at, len - MACS, hash))
+		return count(V_INVALID_MAC1, XDP_DROP);
+	if (config->under_load && proved) {
+		struct address source = sender->address;
+
+		if (!is_mapped(&source))
+			__builtin_memset(&source.bytes[8], 0, 8); /* a /64 is one source */
+		if (!allowed(&source))
+			return count(V_HANDSHAKE_LIMITED, XDP_DROP);
+	} else if (config->under_load) {
+		stranger_allowed(0, 1);
+	}
+	return count(V_HANDSHAKE_PASSED, XDP_PASS);
+}
+
+/* It answers us if at all, and costs one decryption at most. */
+static __always_inline int cookie_reply(void)
+{
+	if (!stranger_allowed(1, 1))
 		return count(V_HANDSHAKE_LIMITED, XDP_DROP);
 	return count(V_HANDSHAKE_PASSED, XDP_PASS);
 }
@@ -141,10 +311,11 @@ static __always_inline int steer(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
-	struct address source, destination;
+	struct sender sender = {};
+	struct address destination;
 	struct config *config;
 	struct udphdr *udp;
-	__u32 zero = 0, type, queue = ctx->rx_queue_index;
+	__u32 zero = 0, type, at, queue = ctx->rx_queue_index;
 	__u64 offset;
 	__u16 len, room; /* what the IP header leaves for UDP */
 	__u8 *message;
@@ -164,7 +335,7 @@ static __always_inline int steer(struct xdp_md *ctx)
 			return count(V_IP_OPTIONS, XDP_PASS);
 		if (ip->frag_off & bpf_htons(IP_FRAGMENT))
 			return count(V_FRAGMENT, XDP_PASS);
-		map_v4(&source, ip->saddr);
+		map_v4(&sender.address, ip->saddr);
 		map_v4(&destination, ip->daddr);
 		room = bpf_ntohs(ip->tot_len);
 		room = room > sizeof(*ip) ? room - sizeof(*ip) : 0;
@@ -189,8 +360,7 @@ static __always_inline int steer(struct xdp_md *ctx)
 		default:
 			return count(V_NOT_UDP, XDP_PASS);
 		}
-		__builtin_memcpy(&source, &ip->saddr, sizeof(source));
-		__builtin_memset(&source.bytes[8], 0, 8); /* a /64 is one source */
+		__builtin_memcpy(&sender.address, &ip->saddr, sizeof(sender.address));
 		__builtin_memcpy(&destination, &ip->daddr, sizeof(destination));
 		room = bpf_ntohs(ip->payload_len);
 		udp = (void *)(ip + 1);
@@ -215,7 +385,9 @@ static __always_inline int steer(struct xdp_md *ctx)
 		return count(V_TRUNCATED, XDP_PASS);
 	len -= sizeof(*udp);
 
+	sender.port = udp->source;
 	message = (__u8 *)(udp + 1);
+	at = (void *)message - data;
 	if (len < 8 || (void *)(message + 8) > end)
 		return count(V_MALFORMED, XDP_DROP);
 	__builtin_memcpy(&type, message, 4);
@@ -237,11 +409,11 @@ static __always_inline int steer(struct xdp_md *ctx)
 		return bpf_redirect_map(&SOCKETS, queue, XDP_PASS);
 	}
 	case 1:
-		return len == 148 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+		return len == 148 ? handshake(ctx, config, &sender, at, 148) : count(V_MALFORMED, XDP_DROP);
 	case 2:
-		return len == 92 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+		return len == 92 ? handshake(ctx, config, &sender, at, 92) : count(V_MALFORMED, XDP_DROP);
 	case 3:
-		return len == 64 ? handshake(config, &source, type) : count(V_MALFORMED, XDP_DROP);
+		return len == 64 ? cookie_reply() : count(V_MALFORMED, XDP_DROP);
 	default:
 		return count(V_MALFORMED, XDP_DROP);
 	}

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::{Ebpf, include_bytes_aligned};
+use zeroize::Zeroize;
 
 use crate::loader::{self, AttachMode, LoadError, ModeChoice, chain, map_failed};
 use crate::verdict::Verdict;
@@ -42,6 +43,24 @@ struct RawConfig {
 
 // SAFETY: three plain words without padding.
 unsafe impl aya::Pod for RawConfig {}
+
+/// As `struct guard` of the program.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawGuard {
+    mac1_key: [u8; 32],
+    cookie_secret: [u8; 32],
+    has_secret: u32,
+    /// The program's own, from here on.
+    hashed: u32,
+    states: [u32; 16],
+}
+
+// SAFETY: bytes and words that follow 64 of them: no padding.
+unsafe impl aya::Pod for RawGuard {}
+
+/// The only key of the map of guards.
+const GUARD: u32 = 0;
 
 /// The program and its maps. See the crate's description.
 pub struct Steering {
@@ -146,6 +165,28 @@ impl Steering {
     pub fn set_under_load(&mut self, under_load: bool) -> Result<(), LoadError> {
         self.config.under_load = under_load.into();
         self.write_config()
+    }
+
+    /// Sets what handshake messages are looked at with: the key of their mac1 (paper, section 5.4.4), and the secret that
+    /// cookies are made of (section 5.4.7), if there is one yet. Without keys, all of them pass.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn set_guard(&mut self, keys: Option<(&[u8; 32], Option<&[u8; 32]>)>) -> Result<(), LoadError> {
+        let mut map: HashMap<&mut MapData, u32, RawGuard> =
+            HashMap::try_from(self.map_mut("GUARD")?).map_err(map_failed("GUARD"))?;
+        match keys {
+            Some((mac1_key, secret)) => {
+                let cookie_secret = secret.copied().unwrap_or_default();
+                let has_secret = secret.is_some().into();
+                let mut guard = RawGuard { mac1_key: *mac1_key, cookie_secret, has_secret, hashed: 0, states: [0; 16] };
+                let result = map.insert(GUARD, guard, 0).map_err(map_failed("GUARD"));
+                guard.cookie_secret.zeroize();
+                result
+            }
+            None if map.get(&GUARD, 0).is_ok() => map.remove(&GUARD).map_err(map_failed("GUARD")),
+            None => Ok(()),
+        }
     }
 
     /// Sets which destination addresses are ours; IPv6 link-local ones among them.

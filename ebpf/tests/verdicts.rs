@@ -1,5 +1,6 @@
 //! The program in the kernel (`BPF_PROG_TEST_RUN`) on crafted frames: one verdict each, and its counter. Root is needed.
 #![expect(unsafe_code, reason = "BPF_PROG_TEST_RUN is a raw system call")]
+#![expect(clippy::disallowed_methods, reason = "the program's buckets fill by the kernel's clock")]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -10,6 +11,9 @@
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
+use blake2::Blake2sMac;
+use blake2::digest::consts::U16;
+use blake2::digest::{FixedOutput, KeyInit, Mac};
 use linegate_ebpf::{Steering, SteeringConfig, Verdict};
 
 const PORT: u16 = 51820;
@@ -192,18 +196,139 @@ fn an_index_that_is_removed_is_unknown_again() {
     bench.expect("addresses changed", &v4(&transport(LIVE, 48)), Verdict::OtherAddress, PASS);
 }
 
-#[test]
-fn under_load_each_source_has_its_own_few_handshakes() {
+/// A mac of the protocol (paper, section 5.4: MAC).
+fn mac(key: &[u8], bytes: &[u8]) -> [u8; 16] {
+    let mut mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(key).unwrap();
+    mac.update(bytes);
+    mac.finalize_fixed().into()
+}
+
+/// The cookie of a frame's sender (paper, section 5.4.7): of its address, as IPv6 writes it, and its port.
+fn cookie(frame: &[u8]) -> [u8; 16] {
+    let mut sender = [0; 18];
+    let port = if frame[14] >> 4 == 4 {
+        sender[10..12].fill(0xff);
+        sender[12..16].copy_from_slice(&frame[26..30]);
+        34
+    } else {
+        sender[..16].copy_from_slice(&frame[22..38]);
+        54
+    };
+    sender[16..].copy_from_slice(&frame[port..port + 2]);
+    mac(&SECRET, &sender)
+}
+
+const MAC1_KEY: [u8; 32] = [0x5a; 32];
+const SECRET: [u8; 32] = [0xa5; 32];
+
+/// The frame with its macs set right; mac2 only if there is a cookie.
+fn signed(mut frame: Vec<u8>, cookie: Option<[u8; 16]>) -> Vec<u8> {
+    let message = if frame[14] >> 4 == 4 { 42 } else { 62 };
+    let end = frame.len();
+    let mac1 = mac(&MAC1_KEY, &frame[message..end - 32]);
+    frame[end - 32..end - 16].copy_from_slice(&mac1);
+    let mac2 = cookie.map_or([0; 16], |cookie| mac(&cookie, &frame[message..end - 16]));
+    frame[end - 16..].copy_from_slice(&mac2);
+    frame
+}
+
+fn guarded() -> Bench {
     let mut bench = Bench::new();
-    let from = |host: u8| changed(v4(&message(1, 148)), 29, host);
-    for _ in 0..20 {
-        bench.expect("no load", &from(1), Verdict::HandshakePassed, PASS);
+    bench.steering.set_guard(Some((&MAC1_KEY, Some(&SECRET)))).unwrap();
+    bench
+}
+
+/// Handshake messages of every kind and from either IP version.
+fn messages() -> Vec<Vec<u8>> {
+    vec![v4(&message(1, 148)), v4(&message(2, 92)), v6(&message(1, 148)), v6(&message(2, 92))]
+}
+
+#[test]
+fn handshakes_that_do_not_know_our_key_end_in_the_program() {
+    let mut bench = guarded();
+    for frame in messages() {
+        bench.expect("no mac", &frame, Verdict::InvalidMac1, DROP);
+        let frame = signed(frame, None);
+        bench.expect("mac1", &frame, Verdict::HandshakePassed, PASS);
+        let start = if frame[14] >> 4 == 4 { 42 } else { 62 };
+        // Each bit of type and reserved bytes makes it another message, the rest makes its mac1 wrong.
+        for at in start + 4..frame.len() - 16 {
+            let flipped = changed(frame.clone(), at, frame[at] ^ 1 << (at % 8));
+            bench.expect(&format!("bit of byte {at}"), &flipped, Verdict::InvalidMac1, DROP);
+        }
+    }
+    bench.steering.set_guard(None).unwrap();
+    bench.steering.set_guard(None).unwrap();
+    bench.expect("no key", &v4(&message(1, 148)), Verdict::HandshakePassed, PASS);
+}
+
+/// How many passed of many.
+fn passed(bench: &Bench, frame: &[u8], of: usize) -> usize {
+    (0..of).filter(|_| run(bench.program, frame) == Some(PASS)).count()
+}
+
+/// How many of 30,000 passed of those that prove nothing, whose rate is 10,000 a second and 1,000 at once on each CPU.
+fn strangers_passed(bench: &Bench, frame: &[u8]) -> usize {
+    let start = std::time::Instant::now();
+    let passed = passed(bench, frame, 30_000);
+    let earned = usize::try_from(start.elapsed().as_millis()).unwrap() * 10 + 10;
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert!(passed <= 1000 * cpus + earned * cpus, "{passed} passed, {earned} tokens earned meanwhile");
+    passed
+}
+
+#[test]
+fn under_load_each_source_with_a_cookie_has_its_own_few_handshakes() {
+    let mut bench = guarded();
+    let proved = |frame: Vec<u8>| {
+        let cookie = cookie(&frame);
+        signed(frame, Some(cookie))
+    };
+    for frame in messages() {
+        assert_eq!(passed(&bench, &proved(frame.clone()), 20), 20, "no load, no limit");
+        assert_eq!(passed(&bench, &signed(frame, None), 20), 20);
     }
     bench.steering.set_under_load(true).unwrap();
-    let passed = (0..1000).filter(|_| run(bench.program, &from(2)) == Some(PASS)).count();
-    // Five at once; a slow machine may earn some more meanwhile, at 20 a second.
-    assert!((5..200).contains(&passed), "{passed}");
-    assert!(bench.count(Verdict::HandshakeLimited) >= 800);
-    bench.expect("another source", &from(3), Verdict::HandshakePassed, PASS);
-    bench.expect("a cookie reply", &changed(v4(&message(3, 64)), 29, 2), Verdict::HandshakePassed, PASS);
+    for (host, frame) in messages().into_iter().enumerate() {
+        // The last byte of an IPv4 source, and one within the first 64 bits of an IPv6 source.
+        let frame = proved(changed(frame, 29, 100 + host as u8));
+        let passed = passed(&bench, &frame, 1000);
+        // Five at once, and 20 a second.
+        assert!((5..200).contains(&passed), "{passed}");
+    }
+    assert!(bench.count(Verdict::HandshakeLimited) >= 3200);
+    assert_eq!(bench.count(Verdict::HandshakeNoCookie), 0);
+    let same_subnet = proved(changed(changed(v6(&message(1, 148)), 29, 102), 37, 9));
+    assert!(passed(&bench, &same_subnet, 100) < 50, "a /64 is one source");
+}
+
+#[test]
+fn under_load_what_proves_nothing_passes_at_a_small_rate() {
+    let mut bench = guarded();
+    bench.steering.set_under_load(true).unwrap();
+    let frame = v4(&message(1, 148));
+    let stolen = signed(frame.clone(), Some(cookie(&changed(frame.clone(), 34, 77))));
+    for (kind, frame) in [("no cookie", signed(frame.clone(), None)), ("another port's cookie", stolen)] {
+        let before = bench.count(Verdict::HandshakeNoCookie);
+        let passed = strangers_passed(&bench, &frame);
+        assert_eq!(bench.count(Verdict::HandshakeNoCookie) - before, 30_000 - passed as u64, "{kind}");
+    }
+    let before = bench.count(Verdict::InvalidMac1);
+    std::thread::sleep(std::time::Duration::from_millis(10));
+    passed(&bench, &frame, 1000);
+    assert!(bench.count(Verdict::InvalidMac1) > before, "who does not know our key uses up no token");
+    let own = cookie(&frame);
+    bench.expect("whoever has one is not held up", &signed(frame.clone(), Some(own)), Verdict::HandshakePassed, PASS);
+    bench.steering.set_guard(Some((&MAC1_KEY, None))).unwrap();
+    let before = bench.count(Verdict::HandshakeNoCookie);
+    strangers_passed(&bench, &signed(frame, Some(own)));
+    assert!(bench.count(Verdict::HandshakeNoCookie) > before);
+}
+
+#[test]
+fn cookie_replies_have_a_rate() {
+    let bench = guarded();
+    let frame = v4(&message(3, 64));
+    bench.expect("one", &frame, Verdict::HandshakePassed, PASS);
+    assert!(strangers_passed(&bench, &frame) >= 900);
 }

@@ -27,6 +27,17 @@ pub(crate) enum Macs {
     ValidWithCookie,
 }
 
+/// What a filter in front of a [`Device`](crate::Device) needs to tell handshake messages that prove something from
+/// others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GuardKeys {
+    /// The key of mac1 (paper, section 5.4.4): whoever knows our public key has it.
+    pub mac1_key: [u8; 32],
+    /// The secret of which cookies are made (section 5.4.7), once there is one: the cookie is the keyed BLAKE2s, of 16
+    /// bytes, of the sender's address as IPv6 writes it and its port in network order.
+    pub cookie_secret: Option<Zeroizing<[u8; 32]>>,
+}
+
 /// Splits a message into what mac1 covers, mac1, and mac2.
 fn split(message: &[u8]) -> Option<(&[u8], &[u8; 16], &[u8; 16])> {
     let (body, macs) = message.split_at_checked(message.len().checked_sub(MACS_BYTES)?)?;
@@ -106,19 +117,25 @@ impl CookieChecker {
         Some(reply)
     }
 
+    /// What another one needs to check macs as we do.
+    pub(crate) fn keys(&self) -> GuardKeys {
+        let cookie_secret = self.secret_made.map(|_| self.secret.clone());
+        GuardKeys { mac1_key: self.mac1_key, cookie_secret }
+    }
+
     fn live_secret(&self, now: Instant) -> Option<&[u8; 32]> {
         let made = self.secret_made?;
         (now.saturating_since(made) < COOKIE_LIFETIME).then_some(&*self.secret)
     }
 }
 
-/// The cookie of an address and port.
+/// The cookie of an address and port. The address is always written as IPv6 does, as the program in front of us does.
 fn cookie(secret: &[u8; 32], source: SocketAddr) -> Cookie {
-    let port = source.port().to_be_bytes();
-    match source.ip() {
-        IpAddr::V4(ip) => mac(secret, &[&ip.octets(), &port]),
-        IpAddr::V6(ip) => mac(secret, &[&ip.octets(), &port]),
-    }
+    let ip = match source.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    mac(secret, &[&ip.octets(), &source.port().to_be_bytes()])
 }
 
 /// The initiator's side: signs messages to one peer.

@@ -13,7 +13,7 @@ use linegate_wire::time::{Instant, Now};
 use rand_core::CryptoRng;
 
 use crate::activity::Activity;
-use crate::cookie::CookieChecker;
+use crate::cookie::{CookieChecker, GuardKeys};
 use crate::index_table::{INDICES_MAX, IndexTable};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::output::Output;
@@ -226,6 +226,13 @@ impl Device {
     /// Whether handshakes must bring a cookie; the caller knows how long its queue is.
     pub fn set_under_load(&mut self, under_load: bool) {
         self.under_load = under_load;
+    }
+
+    /// What a filter in front of us needs, while we have a key. It changes with our key, and with the secret of cookies,
+    /// which is renewed while we are under load.
+    #[must_use]
+    pub fn guard_keys(&self) -> Option<GuardKeys> {
+        self.local.as_ref().map(|local| local.checker.keys())
     }
 
     /// What can be shown of a peer.

@@ -21,6 +21,7 @@ mod timers;
 mod work;
 
 pub use activity::Activity;
+pub use cookie::GuardKeys;
 pub use device::{Device, PEERS_MAX, PeerInfo};
 pub use handshake::{Handled, HandshakeError};
 pub use keys::{PresharedKey, PrivateKey, PublicKey};

@@ -1,6 +1,7 @@
 //! What the gateway reaches outside of the workers: handshake messages, and what XDP knows of indices and load.
 
 use linegate_dataplane::underlay::udp::HandshakeSender;
+use linegate_protocol::GuardKeys;
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::ReceiverIndex;
 
@@ -33,6 +34,15 @@ impl Outside for Host {
         for program in self.programs.borrow_mut().iter_mut() {
             if let Err(error) = program.steering.remove_receiver(index.0) {
                 tracing::debug!(%error, "a receiver index could not be taken from XDP");
+            }
+        }
+    }
+
+    fn guard(&mut self, keys: Option<&GuardKeys>) {
+        let keys = keys.map(|keys| (&keys.mac1_key, keys.cookie_secret.as_deref()));
+        for program in self.programs.borrow_mut().iter_mut() {
+            if let Err(error) = program.steering.set_guard(keys) {
+                tracing::warn!(%error, "the keys of handshakes' macs could not be told to XDP");
             }
         }
     }

@@ -23,6 +23,8 @@ struct Log {
     sent: Vec<(Vec<u8>, Endpoint)>,
     receivers: BTreeSet<u32>,
     loads: Vec<bool>,
+    /// Each change: whether there are keys, and a secret of cookies.
+    guards: Vec<(bool, bool)>,
 }
 
 #[derive(Clone, Default)]
@@ -39,6 +41,11 @@ impl Outside for Recorder {
 
     fn receiver_removed(&mut self, index: ReceiverIndex) {
         self.0.borrow_mut().receivers.remove(&index.get());
+    }
+
+    fn guard(&mut self, keys: Option<&GuardKeys>) {
+        let secret = keys.is_some_and(|keys| keys.cookie_secret.is_some());
+        self.0.borrow_mut().guards.push((keys.is_some(), secret));
     }
 
     fn under_load(&mut self, under_load: bool) {
@@ -389,6 +396,23 @@ fn a_long_queue_means_load_and_it_is_held_for_a_second() {
     bench.advance(Duration::from_millis(2));
     bench.turn();
     assert_eq!(bench.log.0.borrow().loads, [true, false]);
+}
+
+#[test]
+fn the_guard_knows_each_key_and_the_secret_before_a_cookie_leaves() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.log.0.borrow().guards, [(false, false), (true, false)], "the first workers, then the first key");
+    bench.gateway.device.set_under_load(true);
+    bench.peer.request_handshake(PeerId(0), bench.now, &mut bench.peer_rng);
+    let Some(Output::Transmit { message, .. }) = bench.peer.poll_output() else { panic!("no initiation") };
+    let message = ArrayVec::try_from(&message[..]).unwrap();
+    bench.handshakes.send(HandshakeMessage { message, source: peer_endpoint() }).unwrap();
+    bench.turn();
+    assert_eq!(bench.log.0.borrow().sent.len(), 1);
+    assert_eq!(bench.log.0.borrow().guards.last(), Some(&(true, true)));
+    let none = Update { private_key: Some(None), ..Update::default() };
+    bench.gateway.apply(&none, bench.now).unwrap();
+    assert_eq!(bench.log.0.borrow().guards.last(), Some(&(false, false)));
 }
 
 #[test]
