@@ -5,6 +5,7 @@ mod aead;
 mod engine;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
+mod timing;
 mod udp;
 mod x25519;
 
@@ -23,6 +24,8 @@ enum Command {
     Aead(aead::Arguments),
     /// The worker without kernel and NIC: packets a second and core.
     Engine(engine::Arguments),
+    /// Whether secrets show in the time that the kernels take.
+    Timing(timing::Arguments),
     /// Send or receive numbered UDP datagrams, through a tunnel for example.
     Udp(udp::Arguments),
     /// X25519 in four libraries and in lanes, and what a handshake costs its responder.
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
         Command::Engine(arguments) => engine::run(&arguments),
+        Command::Timing(arguments) => timing::run(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::X25519 => x25519::run(),
     }

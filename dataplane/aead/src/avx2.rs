@@ -4,8 +4,13 @@
 
 use std::arch::asm;
 
+use zeroize::zeroize_stack;
+
 use crate::batch::{Job, Kernels, Lanes, OneTimeKeys, Tags};
 use crate::{chacha_avx2 as chacha, poly_avx2 as poly};
+
+/// More than the deepest kernel's frame, which holds spilt registers.
+const STACK_BYTES: usize = 2048;
 
 /// [`Kernels`] for CPUs with AVX2.
 pub(crate) struct Avx2;
@@ -40,16 +45,9 @@ impl Kernels for Avx2 {
         unsafe { poly::tags(texts, keys, tags, at) }
     }
 
-    unsafe fn wipe_registers() {
-        // SAFETY: clears registers that are declared as clobbered; the caller vouches for the CPU.
-        unsafe {
-            asm!(
-                "vzeroall",
-                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _,
-                out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm12") _,
-                out("ymm13") _, out("ymm14") _, out("ymm15") _,
-                options(nostack, nomem, preserves_flags)
-            );
-        }
+    unsafe fn wipe() {
+        zeroize_stack::<STACK_BYTES>();
+        // SAFETY: clears registers that any call may change, and says so; the caller vouches for the CPU.
+        unsafe { asm!("vzeroall", clobber_abi("sysv64"), options(nostack, nomem, preserves_flags)) };
     }
 }

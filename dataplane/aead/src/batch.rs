@@ -145,11 +145,11 @@ pub(crate) trait Kernels {
     /// [`Self::is_available`] holds; each text is readable for its length.
     unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize);
 
-    /// Clears the vector registers.
+    /// Clears the vector registers, and the stack below the caller that kernels spilt them to.
     ///
     /// # Safety
     /// [`Self::is_available`] holds.
-    unsafe fn wipe_registers();
+    unsafe fn wipe();
 }
 
 /// Memory for one chunk of a batch, taken once.
@@ -326,7 +326,7 @@ impl<K: Kernels> Scratch<K> {
         passes.finish();
     }
 
-    /// Wipes what was derived from keys, in memory and in registers.
+    /// Wipes what was derived from keys, in memory, in registers and on the stack.
     fn wipe(&mut self) {
         // Whole passes write whole groups of rows.
         let used = self.order.len().next_multiple_of(MAX_LANES).min(MAX_BATCH);
@@ -336,7 +336,7 @@ impl<K: Kernels> Scratch<K> {
         self.jobs.clear();
         self.order.clear();
         // SAFETY: a scratch exists only where the kernels are available.
-        unsafe { K::wipe_registers() };
+        unsafe { K::wipe() };
     }
 }
 

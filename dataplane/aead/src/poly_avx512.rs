@@ -22,6 +22,8 @@
 
 use std::arch::x86_64::*;
 
+use zeroize::zeroize_stack;
+
 use crate::batch::{Job, OneTimeKeys, Row, Tags};
 use crate::chacha_avx512::transpose_quarters;
 use crate::poly_avx512_alone as alone;
@@ -322,6 +324,7 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
     if apart > 0 {
         // SAFETY: the caller vouches for the texts.
         h = add(h, unsafe { alone::accumulators(&jobs[..apart], &powers) });
+        zeroize_stack::<{ alone::STACK_BYTES }>();
     }
     let lengths = std::array::from_fn(|lane| job(lane).bytes as u64);
     let mut last = split(zero, load(&lengths));

@@ -21,6 +21,9 @@ use crate::poly_avx512::{
     transpose,
 };
 
+/// More than the frame of [`accumulators`], which holds spilt registers.
+pub(crate) const STACK_BYTES: usize = 5632;
+
 /// What packets by themselves need of the powers of r, for all packets of a group.
 #[derive(Clone, Copy)]
 struct Powers {
@@ -147,6 +150,7 @@ unsafe fn accumulator(job: &Job, powers: &Powers, packet: usize) -> [i64; 3] {
 ///
 /// # Safety
 /// The CPU has the features; each text is readable for its length.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(crate) unsafe fn accumulators(jobs: &[Job], r: &[Power; 4]) -> Limbs {
     let mut powers = Powers::NONE;
