@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::arithmetic::Pool;
+use crate::authorise::{self, Authoriser};
 use crate::config::{self, Settings, WgConfig};
 use crate::daemonize::Readiness;
 use crate::engine::{self, Engine, Host, Start};
@@ -120,6 +121,7 @@ struct Daemon {
     engine: Engine,
     next_hops: Option<NextHops>,
     hairpin: Option<Hairpin>,
+    authoriser: Option<Authoriser>,
     netlink: Netlink,
     events: Events,
     wake: Arc<Notify>,
@@ -163,6 +165,8 @@ impl Daemon {
         let mut gateway = Gateway::new(rng, Inbox { reports, handshakes }, pool, host);
         gateway.start_workers(handles);
         gateway.apply(&update, Clock.both())?;
+        let authoriser = Authoriser::new(&settings.on_demand, interface);
+        gateway.set_on_demand(authoriser.as_ref().map(Authoriser::limits));
         let uapi = SocketFile::listen(Path::new(UAPI_DIRECTORY), 0o700, interface)?;
         let status = SocketFile::listen(Path::new(status::STATUS_DIRECTORY), 0o755, interface)?;
         let metrics = metrics::Endpoint::listen(settings.metrics, settings.metrics_peers_max)
@@ -184,6 +188,7 @@ impl Daemon {
             engine,
             next_hops,
             hairpin: Hairpin::new(settings.hairpin, interface, index, Clock.now()),
+            authoriser,
             netlink,
             events,
             wake,
@@ -203,6 +208,9 @@ impl Daemon {
             if let Some((worker, reason)) = outcome.stopped.first() {
                 bail!("worker {worker} ended: {reason}");
             }
+            if let Some(authoriser) = &mut self.authoriser {
+                authoriser.follow(outcome.strangers, outcome.gone, &mut self.gateway, Clock.both());
+            }
             let deadline = pin!(self.deadline(outcome.more));
             let next = tokio::select! {
                 biased;
@@ -213,6 +221,12 @@ impl Daemon {
                     Some(event) => self.follow(&event).await,
                     None => bail!("the netlink connection ended"),
                 },
+                answered = authorise::next(self.authoriser.as_mut()) => {
+                    if let Some(authoriser) = &mut self.authoriser {
+                        authoriser.settle(answered, &mut self.gateway, Clock.both());
+                    }
+                    Next::Go
+                }
                 Some(request) = requests.recv() => { self.answer(request).await?; Next::Go }
                 Ok((stream, _)) = self.uapi.listener.accept() => {
                     let requests = request_sender.clone();
@@ -321,8 +335,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGHUP: the file's peers become the gateway's; a file that is broken changes nothing.
+    /// SIGHUP: the file's peers become the gateway's, and who was refused may ask again; a file that is broken changes
+    /// nothing.
     async fn reload(&mut self) {
+        if let Some(authoriser) = &mut self.authoriser {
+            authoriser.forget(&mut self.gateway);
+        }
         let Some(path) = self.options.wg_config.clone() else {
             tracing::info!("SIGHUP: there is no --wg-config to read again");
             return;
@@ -425,6 +443,7 @@ impl Daemon {
             xdp: self.engine.xdp_statuses(),
             workers: self.engine.worker_statuses(),
             handshakes: self.gateway.handshake_counts().iter().map(|(&name, &n)| (name.to_owned(), n)).collect(),
+            on_demand: self.authoriser.as_ref().map(|authoriser| authoriser.status(&self.gateway)),
             peers: self.gateway.snapshot().peers.iter().map(PeerStatus::from).collect(),
         }
     }

@@ -1,8 +1,8 @@
 //! The single owner of the protocol's state. Everything that changes a peer passes here, in one thread.
 //!
 //! The order of a turn: take the workers' [`Report`]s and handshake messages (a bounded number of each), show the
-//! protocol the traffic of peers whose timers are due, let the timers run, then turn the protocol's outputs into commands, index maps and handshake
-//! messages. Messages leave last: when a peer reads our answer, the workers already have its keypair queued.
+//! protocol the traffic of peers whose timers are due, let the timers run, then turn the protocol's outputs into
+//! commands, index maps and handshake messages. Messages leave last: when a peer reads our answer, the workers already have its keypair queued.
 //!
 //! Invariants: every worker hears everything in the same order ([`links`](crate::links)); the mirror always suffices
 //! to start a worker anew; settings change all together or not at all ([`apply`]).
@@ -10,6 +10,7 @@
 pub mod apply;
 mod handshakes;
 pub mod mirror;
+pub mod on_demand;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use linegate_aead::Key;
 use linegate_dataplane::command::{Command, HandshakeMessage, Report, WorkerHandle};
 use linegate_dataplane::hairpin::HostRoutes;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
-use linegate_protocol::{Activity, Device, GuardKeys, HandshakeError, NewKeypair, Output};
+use linegate_protocol::{Activity, Device, GuardKeys, NewKeypair, Output};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::{Instant, Now};
@@ -33,6 +34,7 @@ use crate::arithmetic::Pool;
 use crate::links::Links;
 use crate::settings::Secret;
 use mirror::Mirror;
+use on_demand::{Gone, OnDemand, Stranger};
 
 /// Reports handled in one turn, so that timers and settings are never far away.
 const REPORTS_PER_TURN_MAX: usize = 256;
@@ -64,6 +66,10 @@ pub struct Outcome {
     pub more: bool,
     /// Workers that ended by themselves, and why.
     pub stopped: Vec<(usize, String)>,
+    /// Keys to decide on.
+    pub strangers: Vec<Stranger>,
+    /// Peers on demand that are no more.
+    pub gone: Vec<Gone>,
 }
 
 /// What the workers tell.
@@ -95,6 +101,7 @@ pub struct Gateway<O> {
     looks: VecDeque<(Instant, PeerId)>,
     /// Handshake messages that leave once everything else of their turn is on its way.
     messages: Vec<(Vec<u8>, Endpoint)>,
+    on_demand: OnDemand,
 }
 
 impl<O: Outside> Gateway<O> {
@@ -117,6 +124,7 @@ impl<O: Outside> Gateway<O> {
             counts: BTreeMap::new(),
             looks: VecDeque::new(),
             messages: Vec::new(),
+            on_demand: OnDemand::default(),
         }
     }
 
@@ -181,7 +189,8 @@ impl<O: Outside> Gateway<O> {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let retry = (self.links.waiting() > 0).then(|| now + COMMAND_RETRY);
         let look = self.looks.front().map(|(at, _)| *at);
-        [self.device.poll_timeout(), self.under_load_until, retry, look].into_iter().flatten().min()
+        let guests = self.on_demand.deadline();
+        [self.device.poll_timeout(), self.under_load_until, retry, look, guests].into_iter().flatten().min()
     }
 
     /// One turn. See the module's description.
@@ -199,7 +208,9 @@ impl<O: Outside> Gateway<O> {
             self.observe(peer, now);
         }
         self.device.handle_timeout(now, &mut self.rng);
+        self.look_at_guests(now.mono);
         self.drain_outputs(now);
+        (outcome.strangers, outcome.gone) = self.on_demand.take();
         outcome.more = !self.reports.is_empty() || self.handshakes_wait();
         outcome
     }
@@ -305,8 +316,7 @@ impl<O: Outside> Gateway<O> {
                 let number = peer.index();
                 self.links.to_one(number, Command::SendKeepalive { peer });
             }
-            // Nobody is there to be asked.
-            Output::Stranger { .. } => self.count(HandshakeError::UnknownPeer.name()),
+            Output::Stranger { key, source } => self.on_demand.note_stranger(Stranger { key, source }),
             Output::PurgeStaged { peer } => self.links.to_all(&Command::PurgeStaged { peer }),
         }
     }

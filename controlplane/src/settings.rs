@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::gateway::on_demand::GuestInfo;
+
 /// A private or preshared key.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Zeroizing<[u8; 32]>);
@@ -118,6 +120,8 @@ pub struct PeerSnapshot {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+    /// It is a peer on demand.
+    pub on_demand: Option<GuestInfo>,
 }
 
 #[cfg(test)]

@@ -54,8 +54,30 @@ pub struct Document {
     pub workers: Vec<WorkerStatus>,
     /// Handshake messages by what became of them.
     pub handshakes: BTreeMap<String, u64>,
+    /// Peers on demand, where somebody decides on them.
+    pub on_demand: Option<OnDemandStatus>,
     /// One entry a peer.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Peers that are not configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDemandStatus {
+    /// How many there are.
+    pub peers: usize,
+    /// Questions about strangers that wait or are under way.
+    pub questions: usize,
+    /// What happened how often.
+    pub events: BTreeMap<String, u64>,
+}
+
+/// What is known of a peer on demand beyond what all peers have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStatus {
+    /// What whoever vouched for it calls it.
+    pub name: Option<String>,
+    /// When its grant is over, in seconds since 1970.
+    pub expires_unix_seconds: Option<u64>,
 }
 
 /// How many handshake messages wait, and for what.
@@ -131,6 +153,8 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Seconds; 0 is off.
     pub persistent_keepalive_seconds: u16,
+    /// It is a peer on demand.
+    pub on_demand: Option<GuestStatus>,
 }
 
 impl From<&PeerSnapshot> for PeerStatus {
@@ -143,6 +167,10 @@ impl From<&PeerSnapshot> for PeerStatus {
             received_bytes: peer.rx_bytes,
             sent_bytes: peer.tx_bytes,
             persistent_keepalive_seconds: peer.persistent_keepalive,
+            on_demand: peer.on_demand.as_ref().map(|guest| GuestStatus {
+                name: guest.name.clone(),
+                expires_unix_seconds: guest.expires.map(|end| end.as_secs()),
+            }),
         }
     }
 }
@@ -230,7 +258,10 @@ pub fn table(document: &Document) -> String {
     peers.set_header(["peer", "endpoint", "allowed IPs", "last handshake", "received", "sent"]);
     for peer in &document.peers {
         peers.add_row([
-            peer.public_key.clone(),
+            match &peer.on_demand {
+                Some(guest) => format!("{}\non demand {}", peer.public_key, guest.name.as_deref().unwrap_or_default()),
+                None => peer.public_key.clone(),
+            },
             peer.endpoint.clone().unwrap_or_else(|| "-".into()),
             peer.allowed_ips.join("\n"),
             peer.last_handshake_unix_seconds.map_or("never".into(), |at| format!("@{at}")),

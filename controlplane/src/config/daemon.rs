@@ -13,6 +13,8 @@ use linegate_dataplane::limits::INNER_PACKET_MAX_BYTES;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use super::on_demand::{self, OnDemandSettings};
+
 /// Workers that may be asked for at most.
 const WORKERS_MAX: usize = 256;
 /// The highest core that can be named.
@@ -151,6 +153,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Peers that have series of their own in the metrics.
     pub metrics_peers_max: usize,
+    /// Peers that are not configured.
+    pub on_demand: OnDemandSettings,
 }
 
 impl Default for Settings {
@@ -169,6 +173,7 @@ impl Default for Settings {
             log: None,
             metrics: None,
             metrics_peers_max: 0,
+            on_demand: OnDemandSettings::default(),
         }
     }
 }
@@ -345,7 +350,8 @@ pub fn example() -> String {
         "" => format!("\n{line}\n"),
         meaning => format!("\n# {meaning}\n{line}\n"),
     };
-    header.to_owned() + &keys.iter().chain(&xdp).map(render).collect::<String>()
+    let on_demand = std::iter::once(&("", "[on_demand]")).chain(&on_demand::EXAMPLE);
+    header.to_owned() + &keys.iter().chain(&xdp).chain(on_demand).map(render).collect::<String>()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Settings: the example is the default, every value is understood, and every mistake is shown with its line.
 
 use super::*;
+use crate::config::AuthoriserAddress;
 
 #[test]
 fn the_example_is_every_default() {
@@ -8,7 +9,9 @@ fn the_example_is_every_default() {
     assert_eq!(parse_settings("").unwrap(), Settings::default());
     // What is commented out is valid as well.
     let all = example().replace("\n# mtu", "\nmtu").replace("\n# log", "\nlog");
+    let all = all.replace("\n# directory", "\ndirectory").replace("\n# authoriser", "\nauthoriser");
     let settings = parse_settings(&all).unwrap();
+    assert!(settings.on_demand.directory.is_some() && settings.on_demand.authoriser.is_some());
     assert_eq!((settings.mtu, settings.log.as_deref()), (Some(1420), Some("info")));
 }
 
@@ -38,6 +41,15 @@ fn every_key_is_understood() {
         mode = "generic"
         copy = "zero-copy"
         transmit = "udp"
+        [on_demand]
+        directory = "/srv/peers.toml"
+        authoriser = "http://[::1]:8080/ask?hub=1"
+        timeout_ms = 100
+        concurrent = 1
+        per_second = 7
+        peers_max = 3
+        idle_seconds = 30
+        remember_seconds = 5
     "#;
     let expected = Settings {
         io: IoChoice::Xdp,
@@ -53,6 +65,19 @@ fn every_key_is_understood() {
         log: Some("debug".into()),
         metrics: Some("[::1]:9586".parse().unwrap()),
         metrics_peers_max: 20,
+        on_demand: OnDemandSettings {
+            directory: Some("/srv/peers.toml".into()),
+            authoriser: Some(AuthoriserAddress::Loopback {
+                address: "[::1]:8080".parse().unwrap(),
+                path: "/ask?hub=1".into(),
+            }),
+            timeout: Duration::from_millis(100),
+            concurrent: 1,
+            per_second: 7,
+            peers_max: 3,
+            idle: Duration::from_secs(30),
+            remember: Duration::from_secs(5),
+        },
     };
     assert_eq!(parse_settings(text).unwrap(), expected);
     assert_eq!(parse_settings("interface = \"eth7\"").unwrap().underlay, ["eth7"]);
@@ -86,6 +111,19 @@ fn mistakes_are_shown_with_line_and_expectation() {
         ("wokers = 2", "unknown field `wokers`"),
         ("xdp = { mode = \"skb\" }", "generic"),
         ("xdp = { zero = 1 }", "unknown field `zero`"),
+        ("on_demand = { directory = \"peers\" }", "/etc/linegate/peers"),
+        ("on_demand = { authoriser = \"unix:run.sock\" }", "not absolute"),
+        ("on_demand = { authoriser = \"http://192.0.2.1/\" }", "not a loopback address"),
+        ("on_demand = { authoriser = \"http://localhost/\" }", "not a loopback address"),
+        ("on_demand = { authoriser = \"https://127.0.0.1/\" }", "neither unix: nor http:"),
+        ("on_demand = { authoriser = \"\" }", "unix:/run/authoriser.sock"),
+        ("on_demand = { timeout_ms = 0 }", "timeout_ms = 2000"),
+        ("on_demand = { concurrent = 1000 }", "1 to 256"),
+        ("on_demand = { per_second = -1 }", "per_second = 500"),
+        ("on_demand = { peers_max = 0 }", "peers_max = 10000"),
+        ("on_demand = { idle_seconds = 0 }", "idle_seconds = 600"),
+        ("on_demand = { remember_seconds = 10000000 }", "1 to 604800"),
+        ("on_demand = { idle = 3 }", "unknown field `idle`"),
         ("io = ", "line 2"),
     ];
     for (line, hint) in table {

@@ -4,10 +4,13 @@
 //! here touches the host but name resolution.
 
 mod daemon;
+mod on_demand;
 mod wg_conf;
 
 pub use daemon::{
     CopyChoice, HairpinChoice, IoChoice, KernelPortChoice, Settings, SettingsError, TransmitChoice, XdpMode,
     XdpSettings, example, load_settings, parse_settings,
 };
+pub use on_demand::{AuthoriserAddress, OnDemandSettings, SECONDS_MAX};
+pub(crate) use wg_conf::prefix;
 pub use wg_conf::{Mistake, Resolve, WgConfig, WgConfigError, load_wg, parse_wg};

@@ -385,7 +385,7 @@ fn fwmark(value: &str) -> Option<u32> {
 }
 
 /// An address with its prefix length, which is all of the address unless it is given.
-fn prefix(item: &str) -> Option<(IpAddr, u8)> {
+pub(crate) fn prefix(item: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = item.split_once('/').map_or((item, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.trim().parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };

@@ -88,8 +88,8 @@ impl<O: Outside> Gateway<O> {
         Ok(())
     }
 
-    /// The update that brings the peers to exactly those of `wanted`, as `wg syncconf` does: peers that stay keep
-    /// their sessions.
+    /// The update that brings the configured peers to exactly those of `wanted`, as `wg syncconf` does: peers that stay
+    /// keep their sessions. Peers on demand stay, unless `wanted` makes them configured ones.
     #[must_use]
     pub fn sync_update(&self, wanted: Update) -> Update {
         let mut update = Update { replace_peers: false, ..wanted };
@@ -99,7 +99,8 @@ impl<O: Outside> Gateway<O> {
             peer.preshared_key.get_or_insert(None);
             peer.persistent_keepalive.get_or_insert(0);
         }
-        let gone = self.mirror.iter().map(|(_, peer)| peer.public_key).filter(|key| !keep.contains(key));
+        let configured = self.mirror.iter().filter(|(id, _)| !self.on_demand.holds(*id));
+        let gone = configured.map(|(_, peer)| peer.public_key).filter(|key| !keep.contains(key));
         update.peers.extend(gone.map(|public_key| PeerUpdate { public_key, remove: true, ..PeerUpdate::default() }));
         update
     }
@@ -123,6 +124,7 @@ impl<O: Outside> Gateway<O> {
             last_handshake: self.device.peer_info(id).and_then(|info| info.last_handshake),
             rx_bytes,
             tx_bytes,
+            on_demand: self.on_demand.info(id),
         }
     }
 
@@ -154,17 +156,29 @@ impl<O: Outside> Gateway<O> {
             return;
         }
         let id = match known {
-            Some(id) => id,
+            Some(id) => {
+                self.on_demand.forget(id);
+                id
+            }
             // A peer with our own key would talk to itself; the kernel passes over it as well.
             None if update.update_only || self.is_own_key(&update.public_key) => return,
             None => {
                 let Some(id) = self.device.add_peer(key) else { return };
-                let state = Arc::new(PeerState::default());
-                self.links.to_all(&Command::AddPeer { peer: id, state: Arc::clone(&state) });
-                self.mirror.insert(id, PeerMirror { public_key: update.public_key, state, ..PeerMirror::default() });
+                self.make_peer(id, update.public_key);
                 id
             }
         };
+        self.change_peer(id, update, now);
+    }
+
+    /// Tells the workers of a peer that the protocol has just made.
+    pub(super) fn make_peer(&mut self, id: PeerId, public_key: [u8; 32]) {
+        let state = Arc::new(PeerState::default());
+        self.links.to_all(&Command::AddPeer { peer: id, state: Arc::clone(&state) });
+        self.mirror.insert(id, PeerMirror { public_key, state, ..PeerMirror::default() });
+    }
+
+    pub(super) fn change_peer(&mut self, id: PeerId, update: &PeerUpdate, now: Now) {
         if let Some(preshared_key) = &update.preshared_key {
             self.device
                 .set_preshared_key(id, preshared_key.as_ref().map(|key| PresharedKey::from_bytes(*key.as_bytes())));
@@ -225,8 +239,9 @@ impl<O: Outside> Gateway<O> {
     }
 
     /// Takes the peer's prefixes and keypairs from the workers, then the peer.
-    fn remove_peer(&mut self, id: PeerId) {
+    pub(super) fn remove_peer(&mut self, id: PeerId) {
         if let Some(gone) = self.mirror.remove(id) {
+            self.on_demand.note_removed(id, PublicKey::from_bytes(gone.public_key));
             for Prefix { address, len } in gone.allowed_ips.iter().copied() {
                 self.links.to_all(&Command::RemoveAllowedIp { address, prefix: len, peer: id });
             }

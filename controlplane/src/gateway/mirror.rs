@@ -2,6 +2,7 @@
 //! time and find everything as it was.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +39,12 @@ impl Prefix {
             IpAddr::V4(_) | IpAddr::V6(_) => return None,
         };
         Some(Self { address, len })
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.len)
     }
 }
 
@@ -146,6 +153,12 @@ impl Mirror {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
+    }
+
+    /// Who has exactly this prefix.
+    #[must_use]
+    pub fn owner(&self, prefix: Prefix) -> Option<PeerId> {
+        self.prefixes.get(&prefix).copied()
     }
 
     /// Adds a peer without keypairs or prefixes.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "one variant is wanted, any other fails the test")]
 
+mod on_demand;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -63,6 +65,9 @@ struct Bench {
     peer: Device,
     peer_rng: StdRng,
     now: Now,
+    /// What all turns told of peers on demand.
+    strangers: Vec<Stranger>,
+    gone: Vec<Gone>,
 }
 
 const GATEWAY_KEY: [u8; 32] = [0x11; 32];
@@ -122,7 +127,8 @@ impl Bench {
         peer.set_private_key(Some(PrivateKey::from_bytes(PEER_KEY)), now, &mut peer_rng);
         let other = peer.add_peer(PublicKey::from_bytes(public(GATEWAY_KEY))).unwrap();
         peer.set_endpoint(other, Some(gateway_endpoint()));
-        Self { gateway, log, queue, reports, handshakes, peer, peer_rng, now }
+        let (strangers, gone) = (Vec::new(), Vec::new());
+        Self { gateway, log, queue, reports, handshakes, peer, peer_rng, now, strangers, gone }
     }
 
     fn id(&self) -> PeerId {
@@ -138,10 +144,14 @@ impl Bench {
         let mut outcome = self.gateway.turn(self.now);
         while self.gateway.handshake_queue().under_way > 0 {
             std::thread::park_timeout(Duration::from_millis(10));
-            let Outcome { more, stopped } = self.gateway.turn(self.now);
+            let Outcome { more, stopped, strangers, gone } = self.gateway.turn(self.now);
             outcome.more = more;
             outcome.stopped.extend(stopped);
+            outcome.strangers.extend(strangers);
+            outcome.gone.extend(gone);
         }
+        self.strangers.extend(&outcome.strangers);
+        self.gone.extend(outcome.gone.iter().cloned());
         outcome
     }
 

@@ -79,13 +79,23 @@ fn gateway(registry: &mut Registry, document: &Document) {
     for (outcome, count) in &document.handshakes {
         add(&handshakes, &interface(), "outcome", outcome, *count);
     }
+    if let Some(on_demand) = &document.on_demand {
+        let events = counters(registry, "on_demand_events", "What became of strangers and of peers on demand");
+        for (event, count) in &on_demand.events {
+            add(&events, &interface(), "event", event, *count);
+        }
+        let peers = gauges(registry, "on_demand_peers", "Peers on demand");
+        peers.get_or_create(&interface()).set(on_demand.peers as u64);
+        let questions = gauges(registry, "on_demand_questions", "Questions about strangers that wait or are under way");
+        questions.get_or_create(&interface()).set(on_demand.questions as u64);
+    }
     let loaded = gauges(registry, "under_load", "1 while handshakes are put off by cookies");
     loaded.get_or_create(&interface()).set(u64::from(document.under_load));
     let waiting = gauges(registry, "handshakes_waiting", "Handshake messages that wait to be looked at");
     waiting.get_or_create(&interface()).set(document.handshake_queue.waiting as u64);
     let under_way = gauges(registry, "handshakes_under_way", "Handshake messages whose arithmetic is under way");
     under_way.get_or_create(&interface()).set(document.handshake_queue.under_way as u64);
-    let count = gauges(registry, "peers", "Peers configured");
+    let count = gauges(registry, "peers", "Peers, configured and on demand");
     count.get_or_create(&interface()).set(document.peers.len() as u64);
     let mtu = Gauges::default();
     let unit = prometheus_client::registry::Unit::Bytes;

@@ -1,56 +1,29 @@
 //! Two branches behind one hub: packets between them skip the host where they may, and only there.
 
-use std::path::PathBuf;
-
-use xtask::netns::{Daemon, Link, Namespace};
 use xtask::shell;
 
-use crate::site::{Implementation, PORT, Setup, Site, await_socket, program, wg_key};
+use crate::site::{Branch, Implementation, Setup, Site};
 use crate::{UDP, XDP};
 
 /// A site with one more branch, on a link of its own.
 struct Hub {
-    _second: Daemon,
-    third: Namespace,
+    third: Branch,
     site: Site,
 }
 
 impl Hub {
     fn new(setup: Setup, second: Implementation) -> Option<Self> {
-        let program = program(second)?;
         let site = Site::new(setup)?;
-        let third = Namespace::new("c").unwrap();
-        let our_link = Link { name: "eth1", addresses: &["198.51.100.1/24"] };
-        site.ours.join(&third, &our_link, &Link { name: "eth0", addresses: &["198.51.100.3/24"] }, 1).unwrap();
-        let interface = site.our_interface.replacen('a', "c", 1);
-        let mut command = third.command(program);
-        command.arg("-f");
-        if second == Implementation::Boringtun {
-            command.arg("--disable-drop-privileges");
-        }
-        let daemon = third.spawn(command.arg(&interface), &site.scratch.join("third.log")).unwrap();
-        await_socket(&interface, &daemon);
-        let private = wg_key("genkey", "");
-        let public = wg_key("pubkey", &private);
+        let third = Branch::new(&site, 3, second, None)?;
         let hub_key = site.ours.run(&format!("wg show {} public-key", site.our_interface)).unwrap();
-        let config: PathBuf = site.scratch.join("third.conf");
-        let text = format!(
-            "[Interface]\nPrivateKey = {private}\n[Peer]\nPublicKey = {hub_key}AllowedIPs = 10.7.0.0/24, fd00:7::/64\n\
-             Endpoint = 198.51.100.1:{PORT}\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        third.run(&format!("wg setconf {interface} {}", config.display())).unwrap();
-        third.ip(&format!("addr add 10.7.0.3/24 dev {interface}")).unwrap();
-        third.ip(&format!("addr add fd00:7::3/64 dev {interface} nodad")).unwrap();
-        third.ip(&format!("link set {interface} mtu 1420 up")).unwrap();
         let allow =
             |name: &str, key: &str, prefixes: &str| format!("wg set {name} peer {} allowed-ips {prefixes}", key.trim());
-        site.ours.run(&allow(&site.our_interface, &public, "10.7.0.3/32,fd00:7::3/128")).unwrap();
+        site.ours.run(&allow(&site.our_interface, &third.keys.public, "10.7.0.3/32,fd00:7::3/128")).unwrap();
         site.theirs.run(&allow(&site.their_interface, &hub_key, "10.7.0.0/24,fd00:7::/64")).unwrap();
-        for from in [&site.theirs, &third] {
+        for from in [&site.theirs, &third.host] {
             assert!(site.await_ping(from, "10.7.0.1", 10));
         }
-        Some(Self { _second: daemon, third, site })
+        Some(Self { third, site })
     }
 
     /// Waits until branch-to-branch packets are moved by `whom`; gives the reason.
@@ -69,7 +42,7 @@ impl Hub {
     }
 
     fn talk(&self) {
-        let Self { third, site, .. } = self;
+        let (third, site) = (&self.third.host, &self.site);
         site.ping_sizes(&site.theirs, "10.7.0.3", [0, 1, 3, 4, 5, 20, 100, 1391, 1392].into_iter());
         site.ping_sizes(third, "fd00:7::2", [0, 8, 1372].into_iter());
         site.transfer(&site.theirs, third, "10.7.0.3", 20, "there");

@@ -6,6 +6,7 @@ mod faults;
 mod input;
 mod interop;
 mod metrics;
+mod on_demand;
 mod site;
 mod veth;
 

@@ -21,7 +21,7 @@ pub(crate) enum Implementation {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) peer: Implementation,
-    /// Lines of linegate's own settings.
+    /// Lines of linegate's own settings; SCRATCH stands for the site's folder.
     pub(crate) settings: &'static str,
     /// linegate's kernel port.
     pub(crate) kernel_port: &'static str,
@@ -167,7 +167,8 @@ impl Site {
     pub(crate) fn start_gateway(&mut self) {
         self.write_config("");
         let settings = self.scratch.join("gateway.toml");
-        let text = format!("kernel_port = \"{}\"\n{}", self.setup.kernel_port, self.setup.settings);
+        let more = self.setup.settings.replace("SCRATCH", &self.scratch.display().to_string());
+        let text = format!("kernel_port = \"{}\"\n{more}", self.setup.kernel_port);
         std::fs::write(&settings, text).unwrap();
         let mut command = self.ours.command(env!("CARGO_BIN_EXE_linegate"));
         command.arg("run").arg("--config").arg(settings).arg("--wg-config").arg(self.config()).arg(&self.our_interface);
@@ -262,6 +263,54 @@ impl Site {
         for file in [sent, received] {
             std::fs::remove_file(file).unwrap();
         }
+    }
+}
+
+/// One more host with a tunnel to our gateway, which does not know it.
+pub(crate) struct Branch {
+    daemon: Daemon,
+    pub(crate) host: Namespace,
+    pub(crate) interface: String,
+    pub(crate) keys: Keys,
+}
+
+impl Branch {
+    /// The branch of this number, 3 or 4, at 10.7.0.N and fd00:7::N; none if its program is not installed.
+    pub(crate) fn new(site: &Site, number: u8, implementation: Implementation, psk: Option<&str>) -> Option<Self> {
+        let program = program(implementation)?;
+        let host = Namespace::new("c").unwrap();
+        let net = if number == 3 { "198.51.100" } else { "203.0.113" };
+        let (our_address, their_address) = (format!("{net}.1/24"), format!("{net}.{number}/24"));
+        let our_link = Link { name: &format!("eth{number}"), addresses: &[&our_address] };
+        site.ours.join(&host, &our_link, &Link { name: "eth0", addresses: &[&their_address] }, 1).unwrap();
+        let interface = site.our_interface.replacen('a', &format!("c{number}"), 1);
+        let mut command = host.command(program);
+        command.arg("-f");
+        if implementation == Implementation::Boringtun {
+            command.arg("--disable-drop-privileges");
+        }
+        let log = site.scratch.join(format!("branch{number}.log"));
+        let daemon = host.spawn(command.arg(&interface), &log).unwrap();
+        await_socket(&interface, &daemon);
+        let keys = keys();
+        let psk = psk.map(|psk| format!("PresharedKey = {psk}\n")).unwrap_or_default();
+        let text = format!(
+            "[Interface]\nPrivateKey = {}\n[Peer]\nPublicKey = {}\nAllowedIPs = 10.7.0.0/24, fd00:7::/64\n\
+             Endpoint = {net}.1:{PORT}\n{psk}",
+            keys.private, site.keys[0].public
+        );
+        let config = site.scratch.join(format!("branch{number}.conf"));
+        std::fs::write(&config, text).unwrap();
+        host.run(&format!("wg setconf {interface} {}", config.display())).unwrap();
+        host.ip(&format!("addr add 10.7.0.{number}/24 dev {interface}")).unwrap();
+        host.ip(&format!("addr add fd00:7::{number}/64 dev {interface} nodad")).unwrap();
+        host.ip(&format!("link set {interface} mtu 1420 up")).unwrap();
+        Some(Self { daemon, host, interface, keys })
+    }
+
+    /// What its program wrote.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.log()
     }
 }
 
