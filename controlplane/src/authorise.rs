@@ -3,7 +3,8 @@
 //! The walk of a question: the gateway tells of a stranger; what is remembered of it answers at once; else a task of its
 //! own waits for its turn, asks, and is given up after a timeout. What it brought is settled in the control plane's
 //! thread: the stranger becomes a peer, or is refused for a while, or, if nobody could say, may come again. Meanwhile it
-//! waits for nothing: its own next initiation finds what was decided. The number of questions, of those under way and
+//! waits for nothing: its own next initiation finds what was decided. Before a grant ends it is asked about again, so that
+//! a yes prolongs it without an interruption. The number of questions, of those under way and
 //! of what is remembered is bounded, and peers that are known wait for none of this.
 
 pub mod answer;
@@ -29,8 +30,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{self, JoinSet};
 
 use crate::config::{AuthoriserAddress, OnDemandSettings};
-use crate::gateway::on_demand::{Gone, Grant, Limits, Stranger, Why};
-use crate::gateway::{Gateway, Outside};
+use crate::gateway::on_demand::{Admitted, Gone, Grant, Limits, Stranger, Why};
+use crate::gateway::{Gateway, Outcome, Outside};
 use crate::status::OnDemandStatus;
 use answer::{AnswerError, Verdict};
 use directory::{Directory, DirectoryError};
@@ -38,6 +39,9 @@ use journal::Journal;
 
 /// Questions that wait or are under way; beyond, strangers are passed over and may come again.
 pub const QUESTIONS_MAX: usize = 1024;
+
+/// Of these, questions to the authoriser; the rest is for the directory, which may still answer when the other hangs.
+const WAITING_MAX: usize = QUESTIONS_MAX / 2;
 
 /// Answers remembered; the one that was used longest ago goes first.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -47,16 +51,18 @@ const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const ABSENCE_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// Events as `linegate status` and the metrics call them.
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 12] = [
     "allowed",
     "asked",
     "cached",
     "evicted_expired",
     "evicted_idle",
+    "evicted_refused",
     "failed",
     "not_admitted",
     "overflowed",
     "refused",
+    "renewed",
     "timed_out",
 ];
 
@@ -93,12 +99,31 @@ pub enum AskError {
     /// The directory could not be asked.
     #[error("the directory: {0}")]
     Directory(#[from] DirectoryError),
+    /// Too many wait for the authoriser.
+    #[error("{WAITING_MAX} questions to the authoriser wait already")]
+    Crowded,
     /// It took too long.
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
     /// A task of ours ended.
     #[error("the question was lost ({0})")]
     Lost(#[from] task::JoinError),
+}
+
+impl AskError {
+    fn event(&self) -> &'static str {
+        match self {
+            Self::TimedOut(_) => "timed_out",
+            Self::Crowded => "overflowed",
+            Self::Connect(_)
+            | Self::Http(_)
+            | Self::Status(_)
+            | Self::TooLarge(_)
+            | Self::Answer(_)
+            | Self::Directory(_)
+            | Self::Lost(_) => "failed",
+        }
+    }
 }
 
 /// What a question led to.
@@ -121,7 +146,6 @@ pub struct Authoriser {
     sources: Arc<Sources>,
     remember: Duration,
     limits: Limits,
-    turns: Arc<Semaphore>,
     questions: JoinSet<Answered>,
     asked: HashMap<PublicKey, task::Id>,
     answers: LruCache<PublicKey, Remembered>,
@@ -138,6 +162,11 @@ struct Sources {
     directory: Option<Directory>,
     authoriser: Option<AuthoriserAddress>,
     timeout: Duration,
+    /// Those who look into the directory, and those who ask the authoriser: neither waits for the other.
+    looks: Arc<Semaphore>,
+    turns: Semaphore,
+    /// For those who ask it or wait for that.
+    places: Semaphore,
 }
 
 impl Authoriser {
@@ -151,10 +180,17 @@ impl Authoriser {
         }
         let directory = directory.map(Directory::new);
         Some(Self {
-            sources: Arc::new(Sources { interface: interface.to_owned(), directory, authoriser, timeout }),
+            sources: Arc::new(Sources {
+                interface: interface.to_owned(),
+                directory,
+                authoriser,
+                timeout,
+                looks: Arc::new(Semaphore::new(concurrent)),
+                turns: Semaphore::new(concurrent),
+                places: Semaphore::new(WAITING_MAX),
+            }),
             remember,
             limits: Limits { peers_max, idle, per_second },
-            turns: Arc::new(Semaphore::new(concurrent)),
             questions: JoinSet::new(),
             asked: HashMap::new(),
             answers: LruCache::new(ANSWERS_MAX),
@@ -188,25 +224,26 @@ impl Authoriser {
     }
 
     /// Sees to who came in a turn of the gateway, and who went.
-    pub fn follow<O: Outside>(
-        &mut self,
-        strangers: Vec<Stranger>,
-        gone: Vec<Gone>,
-        gateway: &mut Gateway<O>,
-        now: Now,
-    ) {
-        gone.into_iter().for_each(|gone| self.part(gone, now));
-        strangers.into_iter().for_each(|stranger| self.meet(stranger, gateway, now));
+    pub fn follow<O: Outside>(&mut self, outcome: Outcome, gateway: &mut Gateway<O>, now: Now) {
+        outcome.gone.into_iter().for_each(|gone| self.part(gone, now));
+        outcome.strangers.into_iter().for_each(|stranger| self.meet(stranger, gateway, now));
+        outcome.renewals.into_iter().for_each(|stranger| self.ask(stranger, now));
     }
 
     /// Sees to a stranger.
     fn meet<O: Outside>(&mut self, stranger: Stranger, gateway: &mut Gateway<O>, now: Now) {
         let remembered = self.answers.get(&stranger.key).filter(|remembered| now.mono < remembered.until);
-        if let Some(grant) = remembered.map(|remembered| remembered.grant.clone()) {
-            self.count("cached");
-            self.admit(stranger, &grant, gateway, now);
-            return;
+        match remembered.map(|remembered| remembered.grant.clone()) {
+            Some(grant) => {
+                self.count("cached");
+                self.admit(stranger, &grant, gateway, now);
+            }
+            None => self.ask(stranger, now),
         }
+    }
+
+    /// Asks in a task of its own, unless that is under way.
+    fn ask(&mut self, stranger: Stranger, now: Now) {
         if self.asked.contains_key(&stranger.key) {
             return;
         }
@@ -218,10 +255,10 @@ impl Authoriser {
             return;
         }
         self.count("asked");
-        let (sources, turns) = (Arc::clone(&self.sources), Arc::clone(&self.turns));
+        let sources = Arc::clone(&self.sources);
         let question = self.questions.spawn(async move {
             let limit = sources.timeout;
-            let verdict = tokio::time::timeout(limit, sources.ask(stranger, turns)).await;
+            let verdict = tokio::time::timeout(limit, sources.ask(stranger)).await;
             Answered { stranger, verdict: verdict.unwrap_or(Err(AskError::TimedOut(limit))) }
         });
         self.asked.insert(stranger.key, question.id());
@@ -250,6 +287,8 @@ impl Authoriser {
                 let until = grant.expiry.map_or(until, |expiry| expiry.at.min(until));
                 if self.admit(stranger, &grant, gateway, now) {
                     self.answers.put(stranger.key, Remembered { grant, until });
+                } else {
+                    self.answers.pop(&stranger.key);
                 }
             }
             Ok(Verdict::Refuse { reason, remember }) => {
@@ -263,7 +302,7 @@ impl Authoriser {
             }
             // Nothing is remembered of a failure: the stranger's next initiation asks again.
             Err(error) => {
-                self.count(if matches!(error, AskError::TimedOut(_)) { "timed_out" } else { "failed" });
+                self.count(error.event());
                 if self.failures.allows(now.mono) {
                     let whom = self.sources.authoriser.as_ref().map(ToString::to_string).unwrap_or_default();
                     tracing::warn!(key = name(&stranger.key), %source, whom, "a question about a stranger failed: {error}");
@@ -285,6 +324,11 @@ impl Authoriser {
                 self.answers.pop(&key);
                 "its time is over"
             }
+            Why::Refused => {
+                self.count("evicted_refused");
+                self.answers.pop(&key);
+                "it was refused when it was asked about again"
+            }
             // Whoever removed it does not want to see it again because of an answer from before.
             Why::Removed => {
                 self.answers.pop(&key);
@@ -296,19 +340,22 @@ impl Authoriser {
         }
     }
 
-    /// Makes a stranger a peer; if that cannot be, it is refused for a while.
+    /// Makes a stranger a peer, or prolongs what it has; if that cannot be, it is refused for a while.
     fn admit<O: Outside>(&mut self, stranger: Stranger, grant: &Grant, gateway: &mut Gateway<O>, now: Now) -> bool {
         let (key, source) = (name(&stranger.key), stranger.source.remote);
         let called = grant.name.as_deref().unwrap_or_default();
         match gateway.admit(stranger.key, grant, now) {
-            Ok(true) => {
+            Ok(Admitted::New) => {
                 if self.arrivals.allows(now.mono) {
                     tracing::info!(key, %source, name = called, "a stranger became a peer on demand");
                 }
                 true
             }
-            // It was configured meanwhile.
-            Ok(false) => false,
+            Ok(Admitted::Renewed) => {
+                self.count("renewed");
+                true
+            }
+            Ok(Admitted::Configured) => false,
             Err(reason) => {
                 self.count("not_admitted");
                 gateway.refuse_stranger(&stranger.key, now.mono + self.remember);
@@ -334,39 +381,34 @@ pub async fn next(authoriser: Option<&mut Authoriser>) -> Answered {
 }
 
 impl Sources {
-    /// Asks one after the other, once it is our turn.
-    async fn ask(self: Arc<Self>, stranger: Stranger, turns: Arc<Semaphore>) -> Result<Verdict, AskError> {
-        // The semaphore is never closed.
-        let mut turn = turns.acquire_owned().await.ok();
+    /// Asks one after the other.
+    async fn ask(self: Arc<Self>, stranger: Stranger) -> Result<Verdict, AskError> {
         if self.directory.is_some() {
+            let turn = Arc::clone(&self.looks).acquire_owned().await;
             let sources = Arc::clone(&self);
             // A look-up that stands still keeps its turn, so that no more than these stand still with it.
             let look_up = task::spawn_blocking(move || {
+                let _turn = turn;
                 let directory = sources.directory.as_ref();
-                (directory.map(|directory| directory.look_up(&stranger.key, Clock.both())).transpose(), turn)
+                directory.map(|directory| directory.look_up(&stranger.key, Clock.both())).transpose()
             });
-            let (found, kept) = look_up.await?;
-            turn = kept;
-            if let Some(verdict) = found?.flatten() {
+            if let Some(verdict) = look_up.await??.flatten() {
                 return Ok(verdict);
             }
         }
-        let answer = match &self.authoriser {
-            Some(address) => {
-                let question = Question {
-                    version: 1,
-                    interface: self.interface.clone(),
-                    public_key: name(&stranger.key),
-                    source: stranger.source.remote.to_string(),
-                };
-                http::ask(address, &question, Clock.both()).await
-            }
-            None => {
-                Ok(Verdict::Refuse { reason: Some("not in the directory".into()), remember: Some(ABSENCE_REMEMBERED) })
-            }
+        let Some(address) = &self.authoriser else {
+            let reason = Some("not in the directory".into());
+            return Ok(Verdict::Refuse { reason, remember: Some(ABSENCE_REMEMBERED) });
         };
-        drop(turn);
-        answer
+        let _place = self.places.try_acquire().map_err(|_| AskError::Crowded)?;
+        let _turn = self.turns.acquire().await;
+        let question = Question {
+            version: 1,
+            interface: self.interface.clone(),
+            public_key: name(&stranger.key),
+            source: stranger.source.remote.to_string(),
+        };
+        http::ask(address, &question, Clock.both()).await
     }
 }
 

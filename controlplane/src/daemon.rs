@@ -208,10 +208,11 @@ impl Daemon {
             if let Some((worker, reason)) = outcome.stopped.first() {
                 bail!("worker {worker} ended: {reason}");
             }
+            let more = outcome.more;
             if let Some(authoriser) = &mut self.authoriser {
-                authoriser.follow(outcome.strangers, outcome.gone, &mut self.gateway, Clock.both());
+                authoriser.follow(outcome, &mut self.gateway, Clock.both());
             }
-            let deadline = pin!(self.deadline(outcome.more));
+            let deadline = pin!(self.deadline(more));
             let next = tokio::select! {
                 biased;
                 _ = signals.terminate.recv() => Next::End,

@@ -68,6 +68,8 @@ pub struct Outcome {
     pub stopped: Vec<(usize, String)>,
     /// Keys to decide on.
     pub strangers: Vec<Stranger>,
+    /// Keys to decide on again: those of peers on demand whose grant is about to end.
+    pub renewals: Vec<Stranger>,
     /// Peers on demand that are no more.
     pub gone: Vec<Gone>,
 }
@@ -210,7 +212,7 @@ impl<O: Outside> Gateway<O> {
         self.device.handle_timeout(now, &mut self.rng);
         self.look_at_guests(now.mono);
         self.drain_outputs(now);
-        (outcome.strangers, outcome.gone) = self.on_demand.take();
+        self.on_demand.tell(&mut outcome);
         outcome.more = !self.reports.is_empty() || self.handshakes_wait();
         outcome
     }

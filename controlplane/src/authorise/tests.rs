@@ -112,7 +112,8 @@ impl Desk {
     }
 
     fn meet(&mut self, n: u32) {
-        self.authoriser.follow(vec![stranger(n)], Vec::new(), &mut self.gateway, self.now);
+        let outcome = Outcome { strangers: vec![stranger(n)], ..Outcome::default() };
+        self.authoriser.follow(outcome, &mut self.gateway, self.now);
     }
 
     /// Settles the next answer; gives its error.
@@ -168,12 +169,15 @@ async fn a_yes_makes_a_peer_and_is_remembered() {
         desk.gateway.turn(desk.now)
     };
     remove(&mut desk);
-    desk.authoriser.follow(vec![stranger(1)], vec![silent(stranger(1).key)], &mut desk.gateway, desk.now);
+    let silent = Outcome { gone: vec![silent(stranger(1).key)], ..Outcome::default() };
+    desk.authoriser.follow(silent, &mut desk.gateway, desk.now);
+    desk.meet(1);
     assert_eq!((desk.peers(), desk.count("asked"), desk.count("cached"), desk.count("evicted_idle")), (1, 1, 1, 1));
     // It was removed by wg: somebody is asked.
     let outcome = remove(&mut desk);
     assert_eq!(outcome.gone.len(), 1);
-    desk.authoriser.follow(vec![stranger(1)], outcome.gone, &mut desk.gateway, desk.now);
+    desk.authoriser.follow(outcome, &mut desk.gateway, desk.now);
+    desk.meet(1);
     assert_eq!((desk.count("asked"), desk.peers()), (2, 0));
     assert_eq!(desk.settle().await, None);
     remove(&mut desk);
@@ -257,11 +261,13 @@ async fn an_authoriser_that_hangs_costs_a_bounded_amount() {
         let other = PeerUpdate { public_key: [8; 32], ..PeerUpdate::default() };
         desk.gateway.apply(&Update { peers: vec![other], ..Update::default() }, desk.now).unwrap();
         for _ in 0..QUESTIONS_MAX {
-            assert!(desk.settle().await.unwrap().contains("no answer within 200 ms"));
+            let error = desk.settle().await.unwrap();
+            assert!(error.contains("no answer within 200 ms") || error.contains("wait already"), "{error}");
         }
-        assert_eq!(desk.count("timed_out"), QUESTIONS_MAX as u64);
+        assert_eq!(desk.count("timed_out"), WAITING_MAX as u64);
+        assert_eq!(desk.count("overflowed"), (5000 - WAITING_MAX) as u64);
         assert_eq!((desk.authoriser.asked.len(), desk.authoriser.questions.len(), desk.peers()), (0, 0, 1));
-        assert_eq!(desk.authoriser.turns.available_permits(), 3, "and every turn is given back");
+        assert_eq!(desk.authoriser.sources.turns.available_permits(), 3, "and every turn is given back");
     }
 }
 
@@ -276,7 +282,7 @@ async fn only_so_many_questions_are_under_way_at_a_time() {
         task::yield_now().await;
     }
     assert!(desk.seen.try_recv().is_err(), "a fourth");
-    assert_eq!((desk.authoriser.turns.available_permits(), desk.authoriser.asked.len()), (0, 100));
+    assert_eq!((desk.authoriser.sources.turns.available_permits(), desk.authoriser.asked.len()), (0, 100));
 }
 
 #[tokio::test]
@@ -315,6 +321,49 @@ async fn a_port_of_this_host_is_as_good_as_a_socket() {
     assert_eq!(desk.settle().await, None);
     assert!(seen.recv().await.unwrap().starts_with("POST /ask?hub=1 HTTP/1.1\r\n"));
     assert_eq!(desk.peers(), 1);
+}
+
+#[tokio::test]
+async fn before_a_grant_ends_somebody_is_asked_again() {
+    let limited = r#"{"allow":true,"allowed_ips":[],"lifetime_seconds":100,"remember_seconds":3600}"#;
+    let mut desk = Desk::serving(ok(limited));
+    desk.meet(1);
+    desk.settle().await;
+    let renewal = || Outcome { renewals: vec![stranger(1)], ..Outcome::default() };
+    desk.authoriser.follow(renewal(), &mut desk.gateway, desk.now);
+    assert_eq!(desk.count("asked"), 2, "whatever is remembered");
+    assert_eq!(desk.settle().await, None);
+    assert_eq!((desk.count("allowed"), desk.count("renewed"), desk.peers()), (2, 1, 1));
+    // This time it says no.
+    let listener = UnixListener::bind(desk.folder.path().join("other.sock")).unwrap();
+    std::fs::rename(desk.folder.path().join("other.sock"), &desk.socket).unwrap();
+    let (sender, _seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer(stream, ok(r#"{"allow":false}"#), sender).await;
+    });
+    desk.authoriser.follow(renewal(), &mut desk.gateway, desk.now);
+    assert_eq!(desk.settle().await, None);
+    let outcome = desk.gateway.turn(desk.now);
+    desk.authoriser.follow(outcome, &mut desk.gateway, desk.now);
+    assert_eq!((desk.count("evicted_refused"), desk.peers()), (1, 0));
+    desk.meet(1);
+    assert_eq!(desk.count("cached"), 0, "the yes from before is forgotten");
+}
+
+#[tokio::test]
+async fn the_directory_answers_while_the_authoriser_hangs() {
+    let mut desk = Desk::new(Some(Reply::Silence), |settings, folder| {
+        (settings.directory, settings.concurrent) = (Some(folder.join("peers.toml")), 1);
+    });
+    let key = name(&stranger(1000).key);
+    std::fs::write(desk.folder.path().join("peers.toml"), format!("[\"{key}\"]\nallowed_ips = []\n")).unwrap();
+    (0..=1000).for_each(|n| desk.meet(n));
+    while desk.peers() == 0 {
+        let error = desk.settle().await;
+        assert!(error.is_none_or(|error| error.contains("wait already")));
+    }
+    assert_eq!((desk.count("allowed"), desk.authoriser.asked.len()), (1, WAITING_MAX));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use linegate_wire::ids::PeerId;
 use linegate_wire::time::{Instant, Now};
 
 use super::mirror::Prefix;
-use super::{Gateway, Outside};
+use super::{Gateway, Outcome, Outside};
 use crate::settings::{AllowedIpChange, PeerUpdate, Secret};
 
 /// Peers looked at in one turn, so that many that end together hold up nothing else.
@@ -24,6 +24,9 @@ const LOOKS_PER_TURN_MAX: usize = 256;
 /// How long a peer has for its first session: as long as it tries. An old initiation that somebody replayed never leads
 /// to one.
 const UNCONFIRMED_MAX: Duration = REKEY_ATTEMPT_TIME;
+
+/// A grant is asked about again when a tenth of it is left, but not earlier than this before its end.
+const RENEWED_BEFORE_MAX: Duration = Duration::from_secs(60);
 
 /// What peers on demand may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,7 @@ pub struct Limits {
     pub per_second: u32,
 }
 
-/// A key that is no peer's, and whose owner has proved to have it.
+/// A key to decide on, whose owner has proved to have it: no peer's, or that of a peer whose grant is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stranger {
     /// The static key.
@@ -100,8 +103,21 @@ pub enum Why {
     Idle,
     /// Its grant is over.
     Expired,
+    /// It was asked about again before the end of its grant, and refused.
+    Refused,
     /// It was removed by `wg`.
     Removed,
+}
+
+/// What became of a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// The stranger is a peer.
+    New,
+    /// It was one on demand already, and goes on with this grant.
+    Renewed,
+    /// It is a configured peer: nothing changed.
+    Configured,
 }
 
 /// A peer that is gone.
@@ -123,6 +139,7 @@ pub(super) struct OnDemand {
     /// When to look at each; one entry a guest.
     looks: BTreeSet<(Instant, PeerId)>,
     strangers: Vec<Stranger>,
+    renewals: Vec<Stranger>,
     gone: Vec<Gone>,
 }
 
@@ -131,7 +148,19 @@ struct Guest {
     name: Option<String>,
     since: Instant,
     expiry: Option<Expiry>,
+    /// When to ask again, if that was not done yet.
+    renewal: Option<Instant>,
     look: Instant,
+}
+
+impl Guest {
+    fn renew(&mut self, grant: &Grant, now: Instant) {
+        (self.name, self.expiry) = (grant.name.clone(), grant.expiry);
+        self.renewal = grant.expiry.map(|expiry| {
+            let left = expiry.at.saturating_since(now);
+            now + left.saturating_sub((left / 10).min(RENEWED_BEFORE_MAX))
+        });
+    }
 }
 
 /// What can be shown of a peer on demand.
@@ -171,9 +200,11 @@ impl OnDemand {
         self.strangers.push(stranger);
     }
 
-    /// Who came, and who went, since the last time.
-    pub(super) fn take(&mut self) -> (Vec<Stranger>, Vec<Gone>) {
-        (std::mem::take(&mut self.strangers), std::mem::take(&mut self.gone))
+    /// Moves who came, who is to be asked about again and who went, since the last time.
+    pub(super) fn tell(&mut self, outcome: &mut Outcome) {
+        outcome.strangers = std::mem::take(&mut self.strangers);
+        outcome.renewals = std::mem::take(&mut self.renewals);
+        outcome.gone = std::mem::take(&mut self.gone);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -202,41 +233,54 @@ impl<O: Outside> Gateway<O> {
         self.on_demand.guests.len()
     }
 
-    /// Makes a stranger a peer. Nothing changes if it is one already; false then.
+    /// Makes a stranger a peer, or lets one that is a peer on demand already go on with another grant.
     ///
     /// # Errors
     /// [`NotAdmitted`]; nothing has changed then.
-    pub fn admit(&mut self, key: PublicKey, grant: &Grant, now: Now) -> Result<bool, NotAdmitted> {
-        let Some(limits) = self.on_demand.limits else { return Ok(false) };
-        if self.device.peer_by_key(&key).is_some() {
-            return Ok(false);
-        }
+    pub fn admit(&mut self, key: PublicKey, grant: &Grant, now: Now) -> Result<Admitted, NotAdmitted> {
+        let known = self.device.peer_by_key(&key);
+        let Some(limits) = self.on_demand.limits.filter(|_| known.is_none_or(|id| self.on_demand.holds(id))) else {
+            return Ok(Admitted::Configured);
+        };
         for prefix in &grant.allowed_ips {
             self.check_free(*prefix)?;
         }
-        if self.on_demand.guests.len() >= limits.peers_max {
-            return Err(NotAdmitted::Full(limits.peers_max));
-        }
-        let id = self.device.admit_stranger(key).ok_or(NotAdmitted::TooManyPeers)?;
-        self.make_peer(id, key.to_bytes());
+        let id = match known {
+            Some(id) => id,
+            None if self.on_demand.guests.len() >= limits.peers_max => return Err(NotAdmitted::Full(limits.peers_max)),
+            None => self.make_guest(key, now.mono)?,
+        };
         let given = |prefix: &Prefix| AllowedIpChange { address: prefix.address, prefix: prefix.len, remove: false };
+        let same_key = self.mirror.get(id).is_some_and(|peer| peer.preshared_key == grant.preshared_key);
         let update = PeerUpdate {
             public_key: key.to_bytes(),
-            preshared_key: Some(grant.preshared_key.clone()),
+            preshared_key: (!same_key).then(|| grant.preshared_key.clone()),
             persistent_keepalive: Some(grant.persistent_keepalive),
+            replace_allowed_ips: true,
             allowed_ips: grant.allowed_ips.iter().map(given).collect(),
             ..PeerUpdate::default()
         };
         self.change_peer(id, &update, now);
-        let (name, expiry) = (grant.name.clone(), grant.expiry);
-        self.on_demand.guests.insert(id, Guest { name, since: now.mono, expiry, look: now.mono });
+        if let Some(guest) = self.on_demand.guests.get_mut(&id) {
+            guest.renew(grant, now.mono);
+        }
         self.look_at_guest(id, limits, now.mono);
         self.drain_outputs(now);
-        Ok(true)
+        Ok(if known.is_some() { Admitted::Renewed } else { Admitted::New })
     }
 
-    /// Passes over a stranger until then.
+    fn make_guest(&mut self, key: PublicKey, now: Instant) -> Result<PeerId, NotAdmitted> {
+        let id = self.device.admit_stranger(key).ok_or(NotAdmitted::TooManyPeers)?;
+        self.make_peer(id, key.to_bytes());
+        self.on_demand.guests.insert(id, Guest { name: None, since: now, expiry: None, renewal: None, look: now });
+        Ok(id)
+    }
+
+    /// Passes over a stranger until then; one that is a peer on demand meanwhile is removed.
     pub fn refuse_stranger(&mut self, key: &PublicKey, until: Instant) {
+        if let Some(id) = self.device.peer_by_key(key).filter(|id| self.on_demand.holds(*id)) {
+            self.remove_guest(id, Why::Refused);
+        }
         self.device.refuse_stranger(key, until);
     }
 
@@ -279,11 +323,29 @@ impl<O: Outside> Gateway<O> {
             guest.since + limits.idle.min(UNCONFIRMED_MAX)
         };
         let expires_at = guest.expiry.map(|expiry| expiry.at);
-        let why = match expires_at {
-            Some(at) if at <= now => Why::Expired,
-            _ if idle_at <= now => Why::Idle,
-            _ => return self.on_demand.schedule(id, expires_at.map_or(idle_at, |at| at.min(idle_at))),
-        };
+        match expires_at {
+            Some(at) if at <= now => return self.remove_guest(id, Why::Expired),
+            _ if idle_at <= now => return self.remove_guest(id, Why::Idle),
+            _ => {}
+        }
+        let renewal = guest.renewal.filter(|at| *at > now);
+        if guest.renewal.is_some() && renewal.is_none() {
+            self.ask_again(id);
+        }
+        let look = [Some(idle_at), expires_at, renewal].into_iter().flatten().min();
+        self.on_demand.schedule(id, look.unwrap_or(idle_at));
+    }
+
+    /// The end of a peer's grant is near; whoever says yes to it again prolongs it.
+    fn ask_again(&mut self, id: PeerId) {
+        let (Some(guest), Some(peer)) = (self.on_demand.guests.get_mut(&id), self.mirror.get(id)) else { return };
+        guest.renewal = None;
+        if let Some(source) = peer.state.endpoint() {
+            self.on_demand.renewals.push(Stranger { key: PublicKey::from_bytes(peer.public_key), source });
+        }
+    }
+
+    fn remove_guest(&mut self, id: PeerId, why: Why) {
         let name = self.on_demand.forget(id).and_then(|info| info.name);
         if let Some(key) = self.mirror.get(id).map(|peer| PublicKey::from_bytes(peer.public_key)) {
             self.on_demand.gone.push(Gone { key, name, why });

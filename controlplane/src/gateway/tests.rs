@@ -67,6 +67,7 @@ struct Bench {
     now: Now,
     /// What all turns told of peers on demand.
     strangers: Vec<Stranger>,
+    renewals: Vec<Stranger>,
     gone: Vec<Gone>,
 }
 
@@ -127,8 +128,8 @@ impl Bench {
         peer.set_private_key(Some(PrivateKey::from_bytes(PEER_KEY)), now, &mut peer_rng);
         let other = peer.add_peer(PublicKey::from_bytes(public(GATEWAY_KEY))).unwrap();
         peer.set_endpoint(other, Some(gateway_endpoint()));
-        let (strangers, gone) = (Vec::new(), Vec::new());
-        Self { gateway, log, queue, reports, handshakes, peer, peer_rng, now, strangers, gone }
+        let (strangers, renewals, gone) = (Vec::new(), Vec::new(), Vec::new());
+        Self { gateway, log, queue, reports, handshakes, peer, peer_rng, now, strangers, renewals, gone }
     }
 
     fn id(&self) -> PeerId {
@@ -144,13 +145,15 @@ impl Bench {
         let mut outcome = self.gateway.turn(self.now);
         while self.gateway.handshake_queue().under_way > 0 {
             std::thread::park_timeout(Duration::from_millis(10));
-            let Outcome { more, stopped, strangers, gone } = self.gateway.turn(self.now);
+            let Outcome { more, stopped, strangers, renewals, gone } = self.gateway.turn(self.now);
             outcome.more = more;
             outcome.stopped.extend(stopped);
             outcome.strangers.extend(strangers);
+            outcome.renewals.extend(renewals);
             outcome.gone.extend(gone);
         }
         self.strangers.extend(&outcome.strangers);
+        self.renewals.extend(&outcome.renewals);
         self.gone.extend(outcome.gone.iter().cloned());
         outcome
     }

@@ -32,6 +32,11 @@ fn shown(site: &Site, key: &str) -> Value {
     found.cloned().unwrap_or_default()
 }
 
+/// The number of the answer that a line of ping(8) tells of.
+fn number(line: &str) -> Option<u32> {
+    line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()
+}
+
 /// Starts somebody on the site's socket, in the place of whoever was there.
 fn serve(site: &Site, script: &[&str]) -> Daemon {
     let socket = site.scratch.join("authoriser.sock");
@@ -118,14 +123,24 @@ fn the_directory_lets_in_for_a_while_and_gives_away_nothing_that_is_configured()
     assert!(peers(&site).contains("10.7.0.2/32") && !peers(&site).contains(key), "{}", peers(&site));
     std::fs::write(&file, "allowed_ips = [\"10.7.0.4/32\"]\nlifetime_seconds = 10\n").unwrap();
     assert!(site.await_ping(&branch.host, "10.7.0.1", 40), "{}", log(&site));
-    assert!(shown(&site, key)["on_demand"]["expires_unix_seconds"].as_u64().is_some());
-    let _pings = site
-        .ours
-        .spawn(branch.host.command("ping").args(["-q", "-i", "0.2", "10.7.0.1"]), &site.scratch.join("pings"))
-        .unwrap();
+    let end = || shown(&site, key)["on_demand"]["expires_unix_seconds"].as_u64();
+    let first = end();
+    assert!(first.is_some());
+    let pings = site.scratch.join("pings");
+    let mut ping = branch.host.command("ping");
+    let mut ping = branch.host.spawn(ping.args(["-D", "-i", "0.1", "-w", "60", "10.7.0.1"]), &pings).unwrap();
+    assert!(shell::wait_for(30, || end() > first), "prolonged: {}", log(&site));
+    std::fs::write(&file, "broken").unwrap();
     assert!(shell::wait_for(30, || event(&site, "evicted_expired") > 0), "in the midst of traffic: {}", log(&site));
+    assert!(event(&site, "renewed") > 0 && event(&site, "failed") > 0, "{}", site.status()["on_demand"]);
+    assert!(log(&site).contains(".toml:1:"), "{}", log(&site));
+    ping.stop();
+    let text = std::fs::read_to_string(&pings).unwrap();
+    let numbers: Vec<u32> = text.lines().filter_map(number).collect();
+    assert!(numbers.len() > 20 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "without a gap: {text}");
+    std::fs::write(&file, "allowed_ips = [\"10.7.0.4/32\"]\n").unwrap();
+    assert!(site.await_ping(&branch.host, "10.7.0.1", 60), "it is let in again: {}", log(&site));
     // Whom an administrator names is a configured peer from then on.
-    assert!(shell::wait_for(40, || peers(&site).contains(key)), "it is let in again: {}", log(&site));
     site.ours.run(&format!("wg set {} peer {key} persistent-keepalive 0", site.our_interface)).unwrap();
     assert_eq!(shown(&site, key)["on_demand"], Value::Null);
     assert_eq!(site.status()["on_demand"]["peers"], 0);

@@ -4,7 +4,7 @@ use linegate_wire::constants::REKEY_ATTEMPT_TIME;
 
 use super::*;
 use crate::gateway::mirror::Prefix;
-use crate::gateway::on_demand::{Expiry, Grant, GuestInfo, Limits, NotAdmitted, Why};
+use crate::gateway::on_demand::{Admitted, Expiry, Grant, GuestInfo, Limits, NotAdmitted, Why};
 
 const LIMITS: Limits = Limits { peers_max: 2, idle: Duration::from_secs(600), per_second: 100 };
 
@@ -37,14 +37,14 @@ fn key(private: [u8; 32]) -> PublicKey {
 }
 
 impl Bench {
-    fn admit(&mut self, private: [u8; 32], grant: &Grant) -> Result<bool, NotAdmitted> {
+    fn admit(&mut self, private: [u8; 32], grant: &Grant) -> Result<Admitted, NotAdmitted> {
         self.gateway.admit(key(private), grant, self.now)
     }
 
     /// Admits the peer, and lets it have a session that it confirms.
     fn admit_and_confirm(&mut self, grant: &Grant) -> PeerId {
         self.handshake_by_peer();
-        assert_eq!(self.admit(PEER_KEY, grant), Ok(true));
+        assert_eq!(self.admit(PEER_KEY, grant), Ok(Admitted::New));
         self.advance(Duration::from_secs(6));
         self.peer.handle_timeout(self.now, &mut self.peer_rng);
         self.exchange();
@@ -76,7 +76,8 @@ fn a_stranger_is_told_of_once_and_its_next_initiation_completes_the_handshake() 
     let shown = &snapshot.peers[0];
     assert_eq!((shown.persistent_keepalive, &shown.preshared_key), (25, &Some(psk)));
     assert_eq!(shown.on_demand, Some(GuestInfo { name: Some("branch".into()), expires: None }));
-    assert_eq!(bench.admit(PEER_KEY, &grant), Ok(false), "it is one already");
+    assert_eq!(bench.admit(PEER_KEY, &grant), Ok(Admitted::Renewed), "it is one already");
+    assert!(bench.commands().is_empty());
 }
 
 #[test]
@@ -131,6 +132,48 @@ fn a_grant_ends_in_the_middle_of_traffic() {
 }
 
 #[test]
+fn a_yes_before_the_end_prolongs_a_grant_and_a_no_ends_it() {
+    let mut bench = bench();
+    let for_a_minute = |bench: &Bench, prefix: &str| {
+        let left = Duration::from_secs(60);
+        Grant { expiry: Some(Expiry { at: bench.now.mono + left, unix: bench.now.wall + left }), ..grant(&[prefix]) }
+    };
+    let first = for_a_minute(&bench, "10.0.0.2/32");
+    bench.admit_and_confirm(&first);
+    bench.commands();
+    for n in 1..=3 {
+        // Six seconds passed until it was confirmed, and a minute since each of the later grants.
+        bench.advance(Duration::from_secs(if n == 1 { 47 } else { 53 }));
+        bench.turn();
+        assert_eq!(bench.renewals.len(), n - 1);
+        bench.advance(Duration::from_secs(1));
+        bench.turn();
+        bench.turn();
+        assert_eq!((bench.renewals.len(), bench.gone.len()), (n, 0), "once, six seconds before");
+        let next = for_a_minute(&bench, if n == 3 { "10.0.0.3/32" } else { "10.0.0.2/32" });
+        assert_eq!(bench.admit(PEER_KEY, &next), Ok(Admitted::Renewed));
+    }
+    assert_eq!(bench.commands(), ["unroute 10.0.0.2/32", "route 10.0.0.3/32"], "its session goes on");
+    bench.gateway.refuse_stranger(&key(PEER_KEY), bench.now.mono + Duration::from_secs(60));
+    bench.turn();
+    assert_eq!(bench.why(), [Why::Refused]);
+    bench.advance(Duration::from_secs(6));
+    bench.handshake_by_peer();
+    assert_eq!(bench.strangers.len(), 1, "it is passed over");
+}
+
+#[test]
+fn a_configured_peer_is_neither_renewed_nor_refused() {
+    let mut bench = Bench::new();
+    bench.gateway.set_on_demand(Some(LIMITS));
+    bench.commands();
+    assert_eq!(bench.admit(PEER_KEY, &grant(&["10.5.0.0/16"])), Ok(Admitted::Configured));
+    bench.gateway.refuse_stranger(&key(PEER_KEY), bench.now.mono + Duration::from_secs(60));
+    bench.handshake_by_peer();
+    assert_eq!(bench.commands(), ["install next"]);
+}
+
+#[test]
 fn what_is_a_configured_peers_is_never_given_away() {
     let mut bench = bench();
     let mut configured = peer_update([0x44; 32], &["10.1.0.0/16", "fd00:1::/64"]);
@@ -143,10 +186,10 @@ fn what_is_a_configured_peers_is_never_given_away() {
     }
     assert!(bench.commands().is_empty() && bench.gateway.on_demand_len() == 0, "not even what was free");
     // What goes behind a longer prefix takes nothing away.
-    assert_eq!(bench.admit(PEER_KEY, &grant(&["10.0.0.0/8", "192.0.2.0/24"])), Ok(true));
+    assert_eq!(bench.admit(PEER_KEY, &grant(&["10.0.0.0/8", "192.0.2.0/24"])), Ok(Admitted::New));
     assert_eq!(bench.commands(), ["add peer", "route 10.0.0.0/8", "route 192.0.2.0/24"]);
     // Between peers on demand the later grant counts.
-    assert_eq!(bench.admit([0x55; 32], &grant(&["192.0.2.0/24"])), Ok(true));
+    assert_eq!(bench.admit([0x55; 32], &grant(&["192.0.2.0/24"])), Ok(Admitted::New));
     assert_eq!(bench.commands(), ["add peer", "route 192.0.2.0/24"]);
     assert_eq!(bench.admit([0x66; 32], &grant(&["10.77.0.0/16"])), Err(NotAdmitted::Full(2)));
 }
