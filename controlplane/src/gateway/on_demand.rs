@@ -28,6 +28,9 @@ const UNCONFIRMED_MAX: Duration = REKEY_ATTEMPT_TIME;
 /// A grant is asked about again when a tenth of it is left, but not earlier than this before its end.
 const RENEWED_BEFORE_MAX: Duration = Duration::from_secs(60);
 
+/// With less left there is no other try.
+const LAST_RENEWAL_BEFORE: Duration = Duration::from_secs(2);
+
 /// What peers on demand may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -148,7 +151,7 @@ struct Guest {
     name: Option<String>,
     since: Instant,
     expiry: Option<Expiry>,
-    /// When to ask again, if that was not done yet.
+    /// When to ask again.
     renewal: Option<Instant>,
     look: Instant,
 }
@@ -328,18 +331,20 @@ impl<O: Outside> Gateway<O> {
             _ if idle_at <= now => return self.remove_guest(id, Why::Idle),
             _ => {}
         }
-        let renewal = guest.renewal.filter(|at| *at > now);
-        if guest.renewal.is_some() && renewal.is_none() {
-            self.ask_again(id);
+        if guest.renewal.is_some_and(|at| at <= now) {
+            self.ask_again(id, now);
         }
+        let renewal = self.on_demand.guests.get(&id).and_then(|guest| guest.renewal);
         let look = [Some(idle_at), expires_at, renewal].into_iter().flatten().min();
         self.on_demand.schedule(id, look.unwrap_or(idle_at));
     }
 
-    /// The end of a peer's grant is near; whoever says yes to it again prolongs it.
-    fn ask_again(&mut self, id: PeerId) {
+    /// The end of a peer's grant is near; whoever says yes to it again prolongs it. Without an answer the next try is
+    /// after half of what is left.
+    fn ask_again(&mut self, id: PeerId, now: Instant) {
         let (Some(guest), Some(peer)) = (self.on_demand.guests.get_mut(&id), self.mirror.get(id)) else { return };
-        guest.renewal = None;
+        let left = guest.expiry.map_or(Duration::ZERO, |expiry| expiry.at.saturating_since(now));
+        guest.renewal = (left >= LAST_RENEWAL_BEFORE).then(|| now + left / 2);
         if let Some(source) = peer.state.endpoint() {
             self.on_demand.renewals.push(Stranger { key: PublicKey::from_bytes(peer.public_key), source });
         }

@@ -163,6 +163,26 @@ fn a_yes_before_the_end_prolongs_a_grant_and_a_no_ends_it() {
 }
 
 #[test]
+fn without_an_answer_it_is_asked_a_few_times_and_then_ends() {
+    let mut bench = bench();
+    let left = Duration::from_secs(3600);
+    let expiry = Expiry { at: bench.now.mono + left, unix: bench.now.wall + left };
+    let peer = bench.admit_and_confirm(&Grant { expiry: Some(expiry), ..grant(&["10.0.0.2/32"]) });
+    let mut asked = Vec::new();
+    while bench.gone.is_empty() {
+        bench.advance(Duration::from_secs(1));
+        if let Some(mirror) = bench.gateway.mirror.get(peer) {
+            mirror.state.activity.note_received(true, bench.now.mono);
+        }
+        if !bench.turn().renewals.is_empty() {
+            asked.push(expiry.at.saturating_since(bench.now.mono).as_secs());
+        }
+    }
+    assert_eq!(asked, [60, 30, 15, 7, 3, 1], "seconds before the end");
+    assert_eq!((bench.now.mono, bench.why()), (expiry.at, vec![Why::Expired]));
+}
+
+#[test]
 fn a_configured_peer_is_neither_renewed_nor_refused() {
     let mut bench = Bench::new();
     bench.gateway.set_on_demand(Some(LIMITS));
