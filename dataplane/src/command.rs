@@ -12,6 +12,8 @@ use linegate_wire::ids::{PeerId, ReceiverIndex};
 use crate::hairpin::HostRoutes;
 use crate::keypair::Keypair;
 use crate::peer::PeerState;
+use crate::policy::Policy;
+use crate::terms::Terms;
 use crate::wake::Wake;
 
 /// The largest message of a handshake, in bytes.
@@ -81,6 +83,18 @@ pub enum Command {
     PurgeStaged {
         /// The peer.
         peer: PeerId,
+    },
+    /// What a peer may do; without terms, anything.
+    SetTerms {
+        /// The peer.
+        peer: PeerId,
+        /// Its terms.
+        terms: Option<Arc<Terms>>,
+    },
+    /// Who may send what to whom; without a policy, anyone anything.
+    SetPolicy {
+        /// The policy.
+        policy: Option<Arc<Policy>>,
     },
     /// The tunnel interface's MTU changed.
     SetMtu {

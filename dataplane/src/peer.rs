@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::time::Instant;
 
+use crate::drop::{DropReason, SharedDropCounters};
+
 /// One peer, shared.
 #[derive(Debug, Default)]
 pub struct PeerState {
@@ -17,11 +19,37 @@ pub struct PeerState {
     pub sent_bytes: AtomicU64,
     /// When the workers moved what.
     pub activity: ActivityTimes,
+    /// Its other counters, if it has any.
+    pub counters: Option<Box<PeerCounters>>,
     /// Whether the control plane watches this peer's timers; cleared when it stops, so that the next packet reports.
     pub watched: AtomicBool,
 }
 
+/// What is counted of a peer where that is asked for.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    /// Authenticated messages received, keepalives among them.
+    pub received_packets: AtomicU64,
+    /// Messages sealed, keepalives among them.
+    pub sent_packets: AtomicU64,
+    /// Its packets that were dropped, either way.
+    pub drops: SharedDropCounters,
+}
+
 impl PeerState {
+    /// A peer with all counters.
+    #[must_use]
+    pub fn counted() -> Self {
+        Self { counters: Some(Box::default()), ..Self::default() }
+    }
+
+    /// Counts a packet of its that was dropped, if that is asked for.
+    pub fn dropped(&self, reason: DropReason) {
+        if let Some(counters) = &self.counters {
+            counters.drops.add(reason);
+        }
+    }
+
     /// Where the peer was last heard from (or was configured to be).
     #[must_use]
     pub fn endpoint(&self) -> Option<Endpoint> {

@@ -8,10 +8,13 @@ use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::Instant;
 
 use crate::command::{Report, Reporter};
+use crate::fairness::Share;
 use crate::keypair::{Keypair, Role};
 use crate::peer::PeerState;
+use crate::policy::Group;
 use crate::staged::Staged;
 use crate::stats::WorkerStats;
+use crate::terms::Terms;
 
 /// How often a worker asks for the same peer's handshake; the control plane spaces the handshakes themselves.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -25,6 +28,10 @@ pub struct WorkerPeer {
     pub current: Option<Arc<Keypair>>,
     /// What waits for a handshake.
     pub staged: Staged,
+    /// What it may do, if that is bounded.
+    pub terms: Option<Arc<Terms>>,
+    /// What it has of this worker.
+    pub share: Share,
     asked: Option<Instant>,
 }
 
@@ -32,7 +39,7 @@ impl WorkerPeer {
     /// A peer without sessions.
     #[must_use]
     pub fn new(state: Arc<PeerState>) -> Self {
-        Self { state, current: None, staged: Staged::default(), asked: None }
+        Self { state, current: None, staged: Staged::default(), terms: None, share: Share::default(), asked: None }
     }
 
     /// The keypair to send under, if it has not expired.
@@ -40,6 +47,12 @@ impl WorkerPeer {
     #[must_use]
     pub fn usable(&self, now: Instant) -> Option<&Arc<Keypair>> {
         self.current.as_ref().filter(|keypair| !keypair.is_expired(now))
+    }
+
+    /// Its group in the access policy.
+    #[must_use]
+    pub fn group(&self) -> Group {
+        self.terms.as_ref().map_or_else(Group::default, |terms| terms.group)
     }
 
     /// Tells the control plane that a handshake is due.
@@ -69,6 +82,10 @@ impl WorkerPeer {
     }
 }
 
+fn is_limited(terms: Option<&Terms>) -> bool {
+    terms.is_some_and(|terms| terms.from_peer.is_limited())
+}
+
 /// Whether the initiator of a keypair is to renew it because of what it sends.
 #[inline]
 #[must_use]
@@ -81,6 +98,8 @@ pub fn rekey_due(keypair: &Keypair, now: Instant) -> bool {
 #[derive(Debug, Default)]
 pub struct Peers {
     slots: Vec<Option<WorkerPeer>>,
+    /// Peers whose sending is limited, so that the others' packets are not looked at where there are none.
+    limited: usize,
 }
 
 impl Peers {
@@ -103,6 +122,7 @@ impl Peers {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
+        self.remove(peer);
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(WorkerPeer::new(state));
         }
@@ -110,7 +130,24 @@ impl Peers {
 
     /// Removes a peer.
     pub fn remove(&mut self, peer: PeerId) -> Option<WorkerPeer> {
-        self.slots.get_mut(peer.index())?.take()
+        let gone = self.slots.get_mut(peer.index())?.take()?;
+        self.limited -= usize::from(is_limited(gone.terms.as_deref()));
+        Some(gone)
+    }
+
+    /// Sets what a peer may do.
+    pub fn set_terms(&mut self, peer: PeerId, terms: Option<Arc<Terms>>) {
+        let Some(peer) = self.slots.get_mut(peer.index()).and_then(Option::as_mut) else { return };
+        self.limited += usize::from(is_limited(terms.as_deref()));
+        let before = std::mem::replace(&mut peer.terms, terms);
+        self.limited -= usize::from(is_limited(before.as_deref()));
+    }
+
+    /// Whether there is any peer whose sending is limited.
+    #[inline]
+    #[must_use]
+    pub fn any_limited(&self) -> bool {
+        self.limited > 0
     }
 
     /// Stops sending under exactly this keypair.

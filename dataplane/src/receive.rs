@@ -2,10 +2,13 @@
 //!
 //! 1. [`classify`]: is it WireGuard? handshakes go to the control plane (`malformed`, `handshake_queue_full`)
 //! 2. [`resolve`]: which keypair? (`unknown_receiver`, `keypair_expired`)
-//! 3. [`open`]: all packets of all peers at once (`bad_tag`)
-//! 4. [`accept`]: not before the tag is good (`replayed`)
-//! 5. [`note_authenticated`]: endpoint, timers, confirmation
-//! 6. [`unwrap`]: keepalives end; length, source and ECN (`bad_inner_packet`, `source_not_allowed`, `ecn_not_capable`)
+//! 3. [`share`]: only while the worker falls behind (`over_fair_share`)
+//! 4. [`open`]: all packets of all peers at once (`bad_tag`)
+//! 5. [`accept`]: not before the tag is good (`replayed`)
+//! 6. [`note_authenticated`]: endpoint, timers, confirmation
+//! 7. [`limit`]: the sender's terms, if there are any (`from_peer_limited`)
+//! 8. [`unwrap`]: keepalives end; length, source, ECN and policy (`bad_inner_packet`, `source_not_allowed`,
+//!    `ecn_not_capable`, `policy_denied`)
 //!
 //! Every datagram either reaches the end or is counted under one reason.
 
@@ -26,11 +29,13 @@ use crate::allowed_ips::{AllowedIps, LastLookup};
 use crate::batch::ReceiveBatch;
 use crate::command::{HandshakeMessage, Report, Reporter};
 use crate::drop::DropReason;
+use crate::fairness::Fairness;
 use crate::hairpin::Hairpin;
 use crate::keypair::{Keypair, Role};
 use crate::limits::BATCH_MAX;
 use crate::memory::{Arena, Region};
-use crate::peers::Peers;
+use crate::peers::{Peers, WorkerPeer};
+use crate::policy::Policy;
 use crate::send::Outbound;
 use crate::session_table::SessionTable;
 use crate::stats::WorkerStats;
@@ -100,7 +105,13 @@ pub(crate) fn resolve<'t>(
 }
 
 /// Opens all, in place; forgeries are taken out.
-pub(crate) fn open(openings: &mut Openings<'_>, arena: &mut Arena, aead: &mut Aead, stats: &WorkerStats) {
+pub(crate) fn open(
+    openings: &mut Openings<'_>,
+    arena: &mut Arena,
+    aead: &mut Aead,
+    peers: &Peers,
+    stats: &WorkerStats,
+) {
     let regions: ArrayVec<Region, BATCH_MAX> = openings.iter().map(|opening| opening.transport.message).collect();
     let mut packets: ArrayVec<Packet<'_>, BATCH_MAX> = ArrayVec::new();
     let disjoint = arena.disjoint(&regions, |index, frame| {
@@ -120,26 +131,62 @@ pub(crate) fn open(openings: &mut Openings<'_>, arena: &mut Arena, aead: &mut Ae
     aead.open(&mut packets);
     let good: ArrayVec<bool, BATCH_MAX> = packets.iter().map(|packet| packet.verdict == Verdict::Ok).collect();
     drop(packets);
-    keep(openings, &good, DropReason::BadTag, stats);
+    keep(openings, &good, DropReason::BadTag, peers, stats);
 }
 
 /// Accepts each counter once. Runs of one keypair lock its window once.
-pub(crate) fn accept(openings: &mut Openings<'_>, stats: &WorkerStats) {
+pub(crate) fn accept(openings: &mut Openings<'_>, peers: &Peers, stats: &WorkerStats) {
     let mut fresh = ArrayVec::<bool, BATCH_MAX>::new();
     for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
         let Some(first) = run.first() else { continue };
         let mut window = first.keypair.replay();
         fresh.extend(run.iter().map(|opening| window.accept(opening.transport.counter, REJECT_AFTER_MESSAGES)));
     }
-    keep(openings, &fresh, DropReason::Replayed, stats);
+    keep(openings, &fresh, DropReason::Replayed, peers, stats);
+}
+
+/// Takes out what is more than a peer's share of a worker that falls behind, before anything is spent on it.
+pub(crate) fn share(openings: &mut Openings<'_>, peers: &mut Peers, fairness: &mut Fairness, stats: &WorkerStats) {
+    let mut wanted = ArrayVec::<bool, BATCH_MAX>::new();
+    for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
+        let peer = run.first().and_then(|first| peers.get_mut(first.keypair.peer));
+        let go_on = peer.map_or(run.len(), |peer| fairness.admit(&mut peer.share, run.len()));
+        wanted.extend((0..run.len()).map(|place| place < go_on));
+    }
+    keep(openings, &wanted, DropReason::OverFairShare, peers, stats);
+}
+
+/// Takes out what is more than its sender's terms allow; keepalives always go.
+pub(crate) fn limit(openings: &mut Openings<'_>, peers: &Peers, now: Instant, stats: &WorkerStats) {
+    let mut wanted = ArrayVec::<bool, BATCH_MAX>::new();
+    for run in openings.chunk_by(|a, b| Arc::ptr_eq(a.keypair, b.keypair)) {
+        let terms = run.first().and_then(|first| peers.get(first.keypair.peer)?.terms.as_deref());
+        wanted.extend(run.iter().map(|opening| {
+            let bytes = opening.transport.plaintext().map_or(0, |plaintext| plaintext.len);
+            bytes == 0 || terms.is_none_or(|terms| terms.from_peer.allow(bytes, now))
+        }));
+    }
+    keep(openings, &wanted, DropReason::FromPeerLimited, peers, stats);
 }
 
 /// Takes out what is not to be kept, and counts it.
-fn keep(openings: &mut Openings<'_>, wanted: &[bool], reason: DropReason, stats: &WorkerStats) {
+fn keep(openings: &mut Openings<'_>, wanted: &[bool], reason: DropReason, peers: &Peers, stats: &WorkerStats) {
     let before = openings.len();
     let mut wanted = wanted.iter();
-    openings.retain(|_| wanted.next().copied().unwrap_or(false));
+    openings.retain(|opening| {
+        let keep = wanted.next().copied().unwrap_or(false);
+        if !keep {
+            count_drop(peers, opening.keypair.peer, reason);
+        }
+        keep
+    });
     stats.drops.add(reason, (before - openings.len()) as u64);
+}
+
+fn count_drop(peers: &Peers, peer: PeerId, reason: DropReason) {
+    if let Some(peer) = peers.get(peer) {
+        peer.state.dropped(reason);
+    }
 }
 
 /// Lets peers and keypairs know that authentic messages came, and pushes to `confirmed` the peers that we may send to
@@ -171,6 +218,9 @@ pub(crate) fn note_authenticated(
         peer.note_traffic(keypair.peer, reporter, stats);
         let bytes = run.iter().map(|opening| u64::from(opening.transport.message.len)).sum();
         peer.state.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(counters) = &peer.state.counters {
+            counters.received_packets.fetch_add(run.len() as u64, Ordering::Relaxed);
+        }
         let source = batch.datagrams.get(last.transport.source).and_then(|datagram| batch.source(datagram));
         if let Some(&endpoint) = source
             && peer.state.set_endpoint(Some(endpoint))
@@ -200,31 +250,56 @@ pub(crate) struct Unwrapped {
     pub(crate) to_peers: ArrayVec<Outbound, BATCH_MAX>,
 }
 
+/// What decides where an inner packet goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Ways<'w> {
+    pub(crate) routes: &'w AllowedIps,
+    pub(crate) peers: &'w Peers,
+    pub(crate) policy: Option<&'w Policy>,
+    pub(crate) stats: &'w WorkerStats,
+}
+
+impl Ways<'_> {
+    /// Whether a packet may go where it goes, if that is another peer; it may go there by way of the host.
+    fn allow(&self, from: PeerId, to: Option<PeerId>, packet: &IpPacket, bytes: &[u8]) -> bool {
+        let Some((policy, to)) = self.policy.zip(to.filter(|&to| to != from)) else { return true };
+        let group = |peer| self.peers.get(peer).map(WorkerPeer::group).unwrap_or_default();
+        policy.allows(group(from), group(to), packet, bytes)
+    }
+}
+
 /// Checks each inner packet, trims its padding, carries congestion marks over and sorts by where it goes.
 pub(crate) fn unwrap(
     openings: &Openings<'_>,
     batch: &ReceiveBatch,
     arena: &mut Arena,
-    routes: &AllowedIps,
+    ways: &Ways<'_>,
     mut hairpin: Option<Hairpin<'_>>,
-    stats: &WorkerStats,
 ) -> Unwrapped {
+    let (routes, stats) = (ways.routes, ways.stats);
     let mut unwrapped = Unwrapped::default();
-    let mut last = LastLookup::default();
+    let (mut last, mut last_destination) = (LastLookup::default(), LastLookup::default());
     for opening in openings {
         let Some(plaintext) = opening.transport.plaintext() else { continue };
         if plaintext.len == 0 {
             stats.keepalives_received.add(1);
             continue;
         }
+        let from = opening.keypair.peer;
         let outer = batch.datagrams.get(opening.transport.source).map_or(0, |datagram| datagram.ecn);
-        match unwrap_one(arena.bytes_mut(plaintext), outer, opening.keypair, |address| last.lookup(routes, address)) {
+        let inner = unwrap_one(arena.bytes_mut(plaintext), outer, from, |address| last.lookup(routes, address));
+        let inner = inner.and_then(|(inner, ecn)| {
+            let to = ways.policy.and_then(|_| last_destination.lookup(routes, inner.destination()));
+            let allowed = ways.allow(from, to, &inner, arena.bytes(plaintext));
+            if allowed { Ok((inner, ecn)) } else { Err(DropReason::PolicyDenied) }
+        });
+        match inner {
             Ok((inner, ecn)) => {
                 stats.opened.add(1);
                 let Some(packet) = plaintext.part(0, u32::try_from(inner.total_len()).unwrap_or(0)) else { continue };
                 let room = opening.transport.message.end();
                 let onward = hairpin.as_mut().and_then(|hairpin| {
-                    let peer = hairpin.peer_for(&inner, opening.keypair.peer, routes)?;
+                    let peer = hairpin.peer_for(&inner, from, routes)?;
                     let packet = hairpin.with_room(packet, room, arena)?;
                     decrement_hop_limit(arena.bytes_mut(packet));
                     Some(Outbound { packet, peer, ecn: ecn.bits() })
@@ -234,7 +309,10 @@ pub(crate) fn unwrap(
                     None => unwrapped.to_host.try_push(packet).map_err(|_| ()),
                 };
             }
-            Err(reason) => stats.dropped(reason),
+            Err(reason) => {
+                stats.dropped(reason);
+                count_drop(ways.peers, from, reason);
+            }
         }
     }
     unwrapped
@@ -243,11 +321,11 @@ pub(crate) fn unwrap(
 fn unwrap_one(
     bytes: &mut [u8],
     outer: u8,
-    keypair: &Keypair,
+    from: PeerId,
     peer_of: impl FnOnce(IpAddr) -> Option<PeerId>,
 ) -> Result<(IpPacket, Ecn), DropReason> {
     let packet = IpPacket::parse(bytes).map_err(|_| DropReason::BadInnerPacket)?;
-    if peer_of(packet.source()) != Some(keypair.peer) {
+    if peer_of(packet.source()) != Some(from) {
         return Err(DropReason::SourceNotAllowed);
     }
     let inner = packet.ecn();

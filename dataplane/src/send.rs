@@ -1,7 +1,8 @@
 //! From the kernel to the underlay, functions in packet order.
 //!
 //! 1. [`route`]: which peer? ICMP for those without one (`bad_outbound_packet`, `over_mtu`, `no_route`, `no_endpoint`)
-//! 2. [`Sealing::prepare`]: a keypair and a counter, or into the staging queue (`staged_overflow`)
+//! 2. [`Sealing::prepare`]: a keypair and a counter within the peer's terms, or into the staging queue
+//!    (`to_peer_limited`, `staged_overflow`)
 //! 3. [`seal`]: pad, write headers, seal all packets of all peers at once
 //! 4. the underlay transmits, in order
 
@@ -22,8 +23,10 @@ use crate::drop::DropReason;
 use crate::keypair::Keypair;
 use crate::limits::BATCH_MAX;
 use crate::memory::{Arena, Region};
+use crate::peer::PeerState;
 use crate::peers::{Peers, WorkerPeer, rekey_due};
 use crate::stats::WorkerStats;
+use crate::terms::Terms;
 
 /// Inner packets are padded to a multiple of this many bytes (paper, section 5.4.6).
 const PADDING_BYTES: u32 = 16;
@@ -60,6 +63,7 @@ pub(crate) fn route(
     let peer = peer_of(parsed.destination()).ok_or((DropReason::NoRoute, unreachable))?;
     let known = peers.get(peer).ok_or((DropReason::NoRoute, unreachable))?;
     if known.state.endpoint().is_none() {
+        known.state.dropped(DropReason::NoEndpoint);
         return Err((DropReason::NoEndpoint, unreachable));
     }
     Ok(Outbound { packet, peer, ecn: parsed.ecn().bits() })
@@ -88,6 +92,17 @@ impl Sealing {
             turn.stats.drops.add(DropReason::NoRoute, run.len() as u64);
             return;
         };
+        let within;
+        let run = match peer.terms.as_deref() {
+            Some(terms) if terms.to_peer.is_limited() => {
+                within = limit(run, terms, &peer.state, turn);
+                within.as_slice()
+            }
+            _ => run,
+        };
+        if run.is_empty() {
+            return;
+        }
         let keypair = peer.usable(turn.now).map(Arc::clone);
         let first = keypair.as_ref().and_then(|keypair| keypair.take_counters(run.len() as u64));
         let (Some(keypair), Some(first)) = (keypair, first) else {
@@ -109,6 +124,9 @@ impl Sealing {
         peer.state.activity.note_sent(data, turn.now);
         peer.note_traffic(id, turn.reporter, turn.stats);
         peer.state.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(counters) = &peer.state.counters {
+            counters.sent_packets.fetch_add(run.len() as u64, Ordering::Relaxed);
+        }
     }
 
     /// Packets that can still be prepared.
@@ -140,6 +158,7 @@ impl Sealing {
             let peer = run.first().and_then(|entry| peers.get(entry.keypair.peer));
             let Some(endpoint) = peer.and_then(|peer| peer.state.endpoint()) else {
                 stats.drops.add(DropReason::NoEndpoint, run.len() as u64);
+                run.iter().for_each(|_| peer.into_iter().for_each(|peer| peer.state.dropped(DropReason::NoEndpoint)));
                 continue;
             };
             for entry in run {
@@ -149,6 +168,19 @@ impl Sealing {
         stats.sealed.add(self.entries.len() as u64);
         self.entries.clear();
     }
+}
+
+/// What of a run the receiving peer's terms allow; keepalives always go.
+fn limit(run: &[Outbound], terms: &Terms, state: &PeerState, turn: &Turn<'_>) -> ArrayVec<Outbound, BATCH_MAX> {
+    let allowed = run.iter().filter(|outbound| {
+        let allowed = outbound.packet.len == 0 || terms.to_peer.allow(outbound.packet.len, turn.now);
+        if !allowed {
+            turn.stats.dropped(DropReason::ToPeerLimited);
+            state.dropped(DropReason::ToPeerLimited);
+        }
+        allowed
+    });
+    allowed.copied().take(BATCH_MAX).collect()
 }
 
 /// What a stage needs to know of the turn it runs in.
@@ -165,6 +197,7 @@ fn stage(run: &[Outbound], arena: &Arena, id: PeerId, peer: &mut WorkerPeer, tur
     for outbound in run.iter().filter(|outbound| outbound.packet.len > 0) {
         if peer.staged.push(arena.bytes(outbound.packet)) {
             turn.stats.dropped(DropReason::StagedOverflow);
+            peer.state.dropped(DropReason::StagedOverflow);
         }
     }
     peer.ask_for_handshake(id, turn.now, turn.reporter, turn.stats);

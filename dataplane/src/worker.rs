@@ -17,6 +17,7 @@ use crate::batch::{ReceiveBatch, SendBatch, TransmitBatch};
 use crate::clock::Clock;
 use crate::command::{Command, Commands, Report, Reporter, WorkerHandle};
 use crate::drop::DropReason;
+use crate::fairness::Fairness;
 use crate::hairpin::{Hairpin, HostRoutes};
 use crate::idle::Idle;
 use crate::kernel_port::KernelPort;
@@ -25,7 +26,8 @@ use crate::limits::{
 };
 use crate::memory::{Arena, Region};
 use crate::peers::Peers;
-use crate::receive;
+use crate::policy::Policy;
+use crate::receive::{self, Ways};
 use crate::send::{self, Outbound, Sealing, Turn, Undeliverable};
 use crate::session_table::SessionTable;
 use crate::stats::WorkerStats;
@@ -76,6 +78,8 @@ pub struct Worker {
     own_slots: [Region; OWN_SLOTS],
     hairpin_slots: Vec<Region>,
     host_routes: Option<Arc<HostRoutes>>,
+    policy: Option<Arc<Policy>>,
+    fairness: Fairness,
     last_icmp: Option<Instant>,
     stopping: bool,
 }
@@ -135,6 +139,8 @@ impl Worker {
             own_slots,
             hairpin_slots,
             host_routes: None,
+            policy: None,
+            fairness: Fairness::default(),
             last_icmp: None,
             stopping: false,
         };
@@ -188,11 +194,15 @@ impl Worker {
     fn receive(&mut self, now: Instant) -> usize {
         self.underlay.receive(&mut self.arena, &mut self.received, &self.stats);
         let count = self.received.datagrams.len();
+        self.fairness.begin(self.received.datagrams.is_full(), now);
         if count > 0 {
             let transports = receive::classify(&self.arena, &self.received, &self.reporter, &self.stats);
             let mut openings = receive::resolve(&transports, &self.sessions, now, &self.stats);
-            receive::open(&mut openings, &mut self.arena, &mut self.aead, &self.stats);
-            receive::accept(&mut openings, &self.stats);
+            if self.fairness.watches() {
+                receive::share(&mut openings, &mut self.peers, &mut self.fairness, &self.stats);
+            }
+            receive::open(&mut openings, &mut self.arena, &mut self.aead, &self.peers, &self.stats);
+            receive::accept(&mut openings, &self.peers, &self.stats);
             let mut confirmed = ArrayVec::new();
             receive::note_authenticated(
                 &openings,
@@ -203,10 +213,14 @@ impl Worker {
                 &self.stats,
                 &mut confirmed,
             );
+            if self.peers.any_limited() {
+                receive::limit(&mut openings, &self.peers, now, &self.stats);
+            }
             let hairpin = self.host_routes.as_deref();
             let hairpin = hairpin.map(|host| Hairpin::new(host, &self.peers, self.config.mtu, &self.hairpin_slots));
-            let unwrapped =
-                receive::unwrap(&openings, &self.received, &mut self.arena, &self.routes, hairpin, &self.stats);
+            let ways =
+                Ways { routes: &self.routes, peers: &self.peers, policy: self.policy.as_deref(), stats: &self.stats };
+            let unwrapped = receive::unwrap(&openings, &self.received, &mut self.arena, &ways, hairpin);
             drop(openings);
             self.kernel_port.deliver(&mut self.arena, &unwrapped.to_host, &self.stats);
             if !unwrapped.to_peers.is_empty() {
@@ -360,6 +374,8 @@ impl Worker {
                 let staged = self.peers.get_mut(peer).map_or(0, |peer| peer.staged.purge());
                 self.stats.drops.add(DropReason::StagedPurged, staged as u64);
             }
+            Command::SetTerms { peer, terms } => self.peers.set_terms(peer, terms),
+            Command::SetPolicy { policy } => self.policy = policy,
             Command::SetMtu { mtu } => self.config.mtu = mtu,
             Command::SetHostRoutes { routes } => self.host_routes = routes,
             Command::Stop => self.stopping = true,

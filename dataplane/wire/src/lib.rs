@@ -6,6 +6,7 @@ pub mod checksum;
 pub mod constants;
 pub mod ecn;
 pub mod endpoint;
+pub mod flow;
 pub mod icmp;
 pub mod ids;
 pub mod ip;

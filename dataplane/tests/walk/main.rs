@@ -8,6 +8,8 @@
     reason = "a test's helpers fail as the test itself does"
 )]
 
+mod terms;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
