@@ -5,6 +5,8 @@
 //! of the host, a signal) and then gives the gateway its turn. Everything made is owned by a value that takes it away
 //! again, so every way out of here leaves the host as it was.
 
+mod reload;
+
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ pub struct Options {
 /// # Errors
 /// Why it could not start, or had to end.
 pub async fn run(options: Options, readiness: &mut Readiness) -> anyhow::Result<()> {
-    let settings = load_settings(&options)?;
+    let settings = reload::load_settings(&options)?;
     logging::start(settings.log.as_deref()).map_err(anyhow::Error::msg)?;
     let wg_config = options.wg_config.as_deref().map(config::load_wg).transpose()?;
     privileges::check_basic()?;
@@ -78,21 +80,6 @@ pub async fn run(options: Options, readiness: &mut Readiness) -> anyhow::Result<
     let mut daemon = Daemon::start(options, settings, wg_config).await?;
     readiness.ready();
     daemon.serve(&mut signals).await
-}
-
-fn load_settings(options: &Options) -> anyhow::Result<Settings> {
-    let named = options.config.clone().or_else(|| std::env::var_os("LINEGATE_CONFIG").map(PathBuf::from));
-    let path = match named {
-        Some(path) => path,
-        None => {
-            let usual = Path::new("/etc/linegate").join(format!("{}.toml", options.interface));
-            if !usual.exists() {
-                return Ok(Settings::default());
-            }
-            usual
-        }
-    };
-    Ok(config::load_settings(&path)?)
 }
 
 struct Signals {
@@ -164,6 +151,8 @@ impl Daemon {
         let rng = StdRng::try_from_rng(&mut SysRng).context("seeding the random number generator")?;
         let mut gateway = Gateway::new(rng, Inbox { reports, handshakes }, pool, host);
         gateway.start_workers(handles);
+        gateway.count_peers(settings.peer_counters);
+        gateway.set_terms(config::compile(&settings.groups, &settings.allow).map_err(anyhow::Error::msg)?);
         gateway.apply(&update, Clock.both())?;
         let authoriser = Authoriser::new(&settings.on_demand, interface);
         gateway.set_on_demand(authoriser.as_ref().map(Authoriser::limits));
@@ -334,30 +323,6 @@ impl Daemon {
         }
         self.wanted_port = port;
         Ok(())
-    }
-
-    /// SIGHUP: the file's peers become the gateway's, and who was refused may ask again; a file that is broken changes
-    /// nothing.
-    async fn reload(&mut self) {
-        if let Some(authoriser) = &mut self.authoriser {
-            authoriser.forget(&mut self.gateway);
-        }
-        let Some(path) = self.options.wg_config.clone() else {
-            tracing::info!("SIGHUP: there is no --wg-config to read again");
-            return;
-        };
-        let config = match config::load_wg(&path) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP: the configuration is broken; everything stays as it was");
-                return;
-            }
-        };
-        let update = self.gateway.sync_update(config.update);
-        match self.configure(&update).await {
-            Ok(()) => tracing::info!(path = %path.display(), "SIGHUP: the configuration was read again"),
-            Err(refused) => tracing::error!(%refused, "SIGHUP: the configuration was not applied"),
-        }
     }
 
     async fn follow(&mut self, event: &Event) -> Next {

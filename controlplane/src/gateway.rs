@@ -11,6 +11,7 @@ pub mod apply;
 mod handshakes;
 pub mod mirror;
 pub mod on_demand;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use rand::rngs::StdRng;
 use crate::arithmetic::Pool;
 use crate::links::Links;
 use crate::settings::Secret;
+use crate::terms::TermsTable;
 use mirror::Mirror;
 use on_demand::{Gone, OnDemand, Stranger};
 
@@ -98,6 +100,8 @@ pub struct Gateway<O> {
     /// What the outside was told last.
     guard: Option<GuardKeys>,
     host_routes: Option<Arc<HostRoutes>>,
+    terms: TermsTable,
+    counted: bool,
     counts: BTreeMap<&'static str, u64>,
     /// Peers that became active, and when to look at them once more; in order of time.
     looks: VecDeque<(Instant, PeerId)>,
@@ -123,6 +127,8 @@ impl<O: Outside> Gateway<O> {
             under_load_until: None,
             guard: None,
             host_routes: None,
+            terms: TermsTable::default(),
+            counted: false,
             counts: BTreeMap::new(),
             looks: VecDeque::new(),
             messages: Vec::new(),
@@ -147,6 +153,9 @@ impl<O: Outside> Gateway<O> {
         for (id, peer) in self.mirror.iter() {
             peer.replay(id, |command| self.links.to_all(&command));
             peer.indices().for_each(|index| self.outside.receiver_added(index));
+        }
+        if self.terms.policy.is_some() {
+            self.links.to_all(&Command::SetPolicy { policy: self.terms.policy.clone() });
         }
         if self.host_routes.is_some() {
             self.links.to_all(&Command::SetHostRoutes { routes: self.host_routes.clone() });

@@ -26,5 +26,6 @@ pub mod next_hops;
 pub mod privileges;
 pub mod settings;
 pub mod status;
+pub mod terms;
 pub mod uapi;
 pub mod veth_device;

@@ -3,6 +3,7 @@
 //!
 //! Secrets are wiped when they are dropped, and debug output never shows one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -116,12 +117,31 @@ pub struct PeerSnapshot {
     pub allowed_ips: Vec<(IpAddr, u8)>,
     /// When the last handshake was complete, since the UNIX epoch.
     pub last_handshake: Option<Duration>,
+    /// Handshakes that ended well.
+    pub handshakes: u64,
+    /// How long the last one took.
+    pub handshake_time: Option<Duration>,
+    /// Its group, if that is not the one of all others.
+    pub group: Option<String>,
+    /// Packets and drops, where peers count them.
+    pub counts: Option<PeerCounts>,
     /// Bytes received from it.
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
     /// It is a peer on demand.
     pub on_demand: Option<GuestInfo>,
+}
+
+/// What a peer counts where that is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerCounts {
+    /// Messages received, keepalives among them.
+    pub received_packets: u64,
+    /// Messages sent, keepalives among them.
+    pub sent_packets: u64,
+    /// Packets dropped, by reason, where there are any.
+    pub drops: BTreeMap<&'static str, u64>,
 }
 
 #[cfg(test)]

@@ -147,6 +147,18 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<String>,
     /// Seconds since 1970.
     pub last_handshake_unix_seconds: Option<u64>,
+    /// Handshakes that ended well.
+    pub handshakes: u64,
+    /// How long the last one took, in microseconds: a round trip and the peer's arithmetic.
+    pub handshake_micros: Option<u64>,
+    /// Its group, if that is not `default` without limits.
+    pub group: Option<String>,
+    /// Messages received, where `peer_counters` is on.
+    pub received_packets: Option<u64>,
+    /// Messages sent, where `peer_counters` is on.
+    pub sent_packets: Option<u64>,
+    /// Its packets that were dropped, by reason, where `peer_counters` is on.
+    pub drops: BTreeMap<String, u64>,
     /// Bytes received, authenticated.
     pub received_bytes: u64,
     /// Bytes sent.
@@ -164,6 +176,12 @@ impl From<&PeerSnapshot> for PeerStatus {
             endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
             allowed_ips: peer.allowed_ips.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect(),
             last_handshake_unix_seconds: peer.last_handshake.map(|at| at.as_secs()),
+            handshakes: peer.handshakes,
+            handshake_micros: peer.handshake_time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            group: peer.group.clone(),
+            received_packets: peer.counts.as_ref().map(|counts| counts.received_packets),
+            sent_packets: peer.counts.as_ref().map(|counts| counts.sent_packets),
+            drops: peer.counts.iter().flat_map(|c| &c.drops).map(|(&reason, &n)| (reason.to_owned(), n)).collect(),
             received_bytes: peer.rx_bytes,
             sent_bytes: peer.tx_bytes,
             persistent_keepalive_seconds: peer.persistent_keepalive,
@@ -255,18 +273,22 @@ pub fn table(document: &Document) -> String {
     let handshakes = list(&document.handshakes);
     text += &format!("{workers}\nhandshakes: {waiting} wait, {under_way} under way; {handshakes}\n");
     let mut peers = Table::new();
-    peers.set_header(["peer", "endpoint", "allowed IPs", "last handshake", "received", "sent"]);
+    peers.set_header(["peer", "endpoint", "allowed IPs", "last handshake", "received", "sent", "drops"]);
     for peer in &document.peers {
         peers.add_row([
             match &peer.on_demand {
                 Some(guest) => format!("{}\non demand {}", peer.public_key, guest.name.as_deref().unwrap_or_default()),
-                None => peer.public_key.clone(),
+                None => match &peer.group {
+                    Some(group) => format!("{}\nin {group}", peer.public_key),
+                    None => peer.public_key.clone(),
+                },
             },
             peer.endpoint.clone().unwrap_or_else(|| "-".into()),
             peer.allowed_ips.join("\n"),
             peer.last_handshake_unix_seconds.map_or("never".into(), |at| format!("@{at}")),
             peer.received_bytes.to_string(),
             peer.sent_bytes.to_string(),
+            lines(&peer.drops),
         ]);
     }
     text + &format!("{peers}")

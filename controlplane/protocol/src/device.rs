@@ -63,6 +63,10 @@ pub(crate) struct Local {
 pub struct PeerInfo {
     /// When the last handshake ended, since the UNIX epoch.
     pub last_handshake: Option<Duration>,
+    /// Handshakes that ended well.
+    pub handshakes: u64,
+    /// How long the last one took: from our message to what answered it, so a round trip and the peer's arithmetic.
+    pub handshake_time: Option<Duration>,
     /// Where it is.
     pub endpoint: Option<Endpoint>,
     /// Whether there is a keypair to send under.
@@ -241,6 +245,8 @@ impl Device {
         let peer = self.peer(id)?;
         Some(PeerInfo {
             last_handshake: peer.last_handshake,
+            handshakes: peer.handshakes,
+            handshake_time: peer.handshake_time,
             endpoint: peer.endpoint,
             has_session: peer.keypairs.current.is_some(),
             persistent_keepalive: peer.persistent_keepalive,
@@ -270,9 +276,10 @@ impl Device {
     pub fn confirm_keypair(&mut self, id: PeerId, local: ReceiverIndex, now: Now) {
         let Some(peer) = self.peer_mut(id) else { return };
         let Some(dropped) = peer.keypairs.promote(local) else { return };
+        let responded = peer.keypairs.current.map(|current| current.created);
         self.outputs.push_back(Output::PromoteKeypair { peer: id, local });
         self.remove_slots(id, [dropped]);
-        self.complete(id, now);
+        self.complete(id, responded, now);
         self.schedule(id);
     }
 
@@ -375,8 +382,10 @@ impl Device {
     }
 
     /// A handshake ended, as initiator or by the peer's confirmation.
-    fn complete(&mut self, id: PeerId, now: Now) {
+    fn complete(&mut self, id: PeerId, begun: Option<Instant>, now: Now) {
         if let Some(peer) = self.peer_mut(id) {
+            peer.handshakes += 1;
+            peer.handshake_time = begun.map(|begun| now.mono.saturating_since(begun));
             peer.timers.retransmit = None;
             peer.timers.tries = 0;
             peer.last_handshake = Some(now.wall);

@@ -16,6 +16,7 @@ use crate::tai64n::TIMESTAMP_BYTES;
 pub(crate) struct Pending {
     pub(crate) local: ReceiverIndex,
     pub(crate) state: Initiated,
+    pub(crate) sent: Instant,
 }
 
 /// A live keypair.
@@ -127,6 +128,10 @@ pub(crate) struct Peer {
     pub(crate) activity: Activity,
     /// Since the UNIX epoch.
     pub(crate) last_handshake: Option<Duration>,
+    /// Handshakes that ended well.
+    pub(crate) handshakes: u64,
+    /// How long the last one took.
+    pub(crate) handshake_time: Option<Duration>,
     /// Another one whenever a handshake whose arithmetic is under way must not count any more; no two peers, not even of
     /// one key, share one.
     pub(crate) epoch: u64,
@@ -155,6 +160,8 @@ impl Peer {
             timers: Timers::default(),
             activity: Activity::default(),
             last_handshake: None,
+            handshakes: 0,
+            handshake_time: None,
             epoch: 0,
             was_stranger: false,
             deadline: None,

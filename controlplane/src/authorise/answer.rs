@@ -21,10 +21,11 @@ pub const PREFIXES_MAX: usize = 256;
 const TEXT_MAX: usize = 128;
 
 /// The fields that are known.
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "allow",
     "allowed_ips",
     "expires_unix_seconds",
+    "group",
     "lifetime_seconds",
     "name",
     "persistent_keepalive",
@@ -125,7 +126,7 @@ impl Document {
             return Err(wrong("the answer", kind(&self.0), "an object, e.g. {\"allow\": false}"));
         };
         if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-            const EXPECTED: &str = "allow, reason, name, allowed_ips, preshared_key, persistent_keepalive, \
+            const EXPECTED: &str = "allow, reason, name, allowed_ips, preshared_key, persistent_keepalive, group, \
                                     lifetime_seconds, expires_unix_seconds or remember_seconds";
             return Err(wrong("a field", shown(unknown), EXPECTED));
         }
@@ -148,6 +149,7 @@ impl Document {
             preshared_key: preshared_key(fields)?,
             allowed_ips: allowed_ips(fields)?,
             persistent_keepalive: persistent_keepalive(fields)?,
+            group: text(fields, "group")?,
             expiry,
         };
         Ok(Verdict::Allow { grant, remember })

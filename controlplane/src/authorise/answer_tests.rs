@@ -22,7 +22,7 @@ fn prefix_of(text: &str) -> Prefix {
 #[test]
 fn everything_that_can_be_said_is_understood() {
     let json = format!(
-        r#"{{"allow": true, "name": "branch 17", "preshared_key": "{PSK}", "persistent_keepalive": 25,
+        r#"{{"allow": true, "name": "branch 17", "preshared_key": "{PSK}", "persistent_keepalive": 25, "group": "guests",
             "allowed_ips": ["10.60.17.9/24", "fd00:60:17::/64", "192.0.2.7"], "lifetime_seconds": 60,
             "remember_seconds": 3600}}"#
     );
@@ -31,6 +31,7 @@ fn everything_that_can_be_said_is_understood() {
         preshared_key: Some([9; 32].into()),
         allowed_ips: ["10.60.17.0/24", "fd00:60:17::/64", "192.0.2.7/32"].map(prefix_of).to_vec(),
         persistent_keepalive: 25,
+        group: Some("guests".into()),
         expiry: Some(Expiry { at: now().mono + Duration::from_secs(60), unix: Duration::from_secs(1_700_000_060) }),
     };
     let remember = Some(Duration::from_secs(3600));

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::on_demand::{self, OnDemandSettings};
+use super::terms::{self, AllowSettings, GroupSettings};
 
 /// Workers that may be asked for at most.
 const WORKERS_MAX: usize = 256;
@@ -153,6 +154,13 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Peers that have series of their own in the metrics.
     pub metrics_peers_max: usize,
+    /// Whether each peer counts its packets, and its drops by reason.
+    pub peer_counters: bool,
+    /// Groups of peers, and their rates; in TOML `[[group]]`.
+    #[serde(rename = "group")]
+    pub groups: Vec<GroupSettings>,
+    /// What may go from peer to peer; in TOML `[[allow]]`.
+    pub allow: Vec<AllowSettings>,
     /// Peers that are not configured.
     pub on_demand: OnDemandSettings,
 }
@@ -173,6 +181,9 @@ impl Default for Settings {
             log: None,
             metrics: None,
             metrics_peers_max: 0,
+            peer_counters: false,
+            groups: Vec::new(),
+            allow: Vec::new(),
             on_demand: OnDemandSettings::default(),
         }
     }
@@ -213,7 +224,9 @@ pub fn load_settings(path: &Path) -> Result<Settings, SettingsError> {
 /// # Errors
 /// The line, the column and what was expected there.
 pub fn parse_settings(text: &str) -> Result<Settings, toml::de::Error> {
-    toml::from_str(text)
+    let settings: Settings = toml::from_str(text)?;
+    terms::compile(&settings.groups, &settings.allow).map_err(toml::de::Error::custom)?;
+    Ok(settings)
 }
 
 #[derive(Deserialize)]
@@ -317,7 +330,7 @@ pub fn example() -> String {
                   # Read from /etc/linegate/INTERFACE.toml, from --config FILE or from LINEGATE_CONFIG=FILE.\n\
                   # Every key may be left out; what stands here is its default.\n";
     let spin = format!("spin_us = {SPIN_US_DEFAULT}");
-    let keys: [(&str, &str); 13] = [
+    let keys: [(&str, &str); 14] = [
         ("The underlay: auto (AF_XDP where the driver has zero-copy, else udp), xdp or udp.", "io = \"auto\""),
         (
             "The NIC or NICs for AF_XDP, e.g. \"eth0\" or [\"eth0\", \"eth1\"]; none: that of the default route.",
@@ -339,6 +352,10 @@ pub fn example() -> String {
         ("Log filter: off, error, warn, info, debug or trace; LINEGATE_LOG goes before.", "# log = \"info\""),
         ("Where metrics are served (http://ADDRESS:PORT/metrics); unset: nowhere.", "# metrics = \"127.0.0.1:9586\""),
         ("Peers that have series of their own in the metrics; 0: none.", "metrics_peers_max = 0"),
+        (
+            "Whether each peer counts its packets, and its drops by reason, for status and metrics.",
+            "peer_counters = false",
+        ),
         ("", "[xdp]"),
     ];
     let xdp: [(&str, &str); 3] = [
@@ -351,7 +368,7 @@ pub fn example() -> String {
         meaning => format!("\n# {meaning}\n{line}\n"),
     };
     let on_demand = std::iter::once(&("", "[on_demand]")).chain(&on_demand::EXAMPLE);
-    header.to_owned() + &keys.iter().chain(&xdp).chain(on_demand).map(render).collect::<String>()
+    header.to_owned() + &keys.iter().chain(&xdp).chain(on_demand).map(render).collect::<String>() + terms::EXAMPLE
 }
 
 #[cfg(test)]

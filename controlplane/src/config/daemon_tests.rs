@@ -37,6 +37,7 @@ fn every_key_is_understood() {
         log = "debug"
         metrics = "[::1]:9586"
         metrics_peers_max = 20
+        peer_counters = true
         [xdp]
         mode = "generic"
         copy = "zero-copy"
@@ -65,6 +66,9 @@ fn every_key_is_understood() {
         log: Some("debug".into()),
         metrics: Some("[::1]:9586".parse().unwrap()),
         metrics_peers_max: 20,
+        peer_counters: true,
+        groups: Vec::new(),
+        allow: Vec::new(),
         on_demand: OnDemandSettings {
             directory: Some("/srv/peers.toml".into()),
             authoriser: Some(AuthoriserAddress::Loopback {

@@ -5,6 +5,7 @@
 
 mod daemon;
 mod on_demand;
+mod terms;
 mod wg_conf;
 
 pub use daemon::{
@@ -12,5 +13,6 @@ pub use daemon::{
     XdpSettings, example, load_settings, parse_settings,
 };
 pub use on_demand::{AuthoriserAddress, OnDemandSettings, SECONDS_MAX};
+pub use terms::{AllowSettings, GroupSettings, RateSettings, compile};
 pub(crate) use wg_conf::prefix;
 pub use wg_conf::{Mistake, Resolve, WgConfig, WgConfigError, load_wg, parse_wg};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linegate_dataplane::command::Command;
-use linegate_dataplane::peer::PeerState;
 use linegate_protocol::{PEERS_MAX, PresharedKey, PrivateKey, PublicKey};
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::PeerId;
@@ -115,13 +114,18 @@ impl<O: Outside> Gateway<O> {
 
     fn peer_snapshot(&self, id: PeerId, peer: &PeerMirror) -> PeerSnapshot {
         let (rx_bytes, tx_bytes) = peer.traffic();
+        let info = self.device.peer_info(id);
         PeerSnapshot {
             public_key: peer.public_key,
             preshared_key: peer.preshared_key.clone(),
             endpoint: peer.state.endpoint().map(|endpoint| endpoint.remote),
             persistent_keepalive: peer.persistent_keepalive,
             allowed_ips: peer.allowed_ips.iter().map(|prefix| (prefix.address, prefix.len)).collect(),
-            last_handshake: self.device.peer_info(id).and_then(|info| info.last_handshake),
+            last_handshake: info.and_then(|info| info.last_handshake),
+            handshakes: info.map_or(0, |info| info.handshakes),
+            handshake_time: info.and_then(|info| info.handshake_time),
+            group: peer.terms.terms().and_then(|_| peer.terms.group_name().map(str::to_owned)),
+            counts: peer.counts(),
             rx_bytes,
             tx_bytes,
             on_demand: self.on_demand.info(id),
@@ -173,9 +177,10 @@ impl<O: Outside> Gateway<O> {
 
     /// Tells the workers of a peer that the protocol has just made.
     pub(super) fn make_peer(&mut self, id: PeerId, public_key: [u8; 32]) {
-        let state = Arc::new(PeerState::default());
+        let state = self.new_state();
         self.links.to_all(&Command::AddPeer { peer: id, state: Arc::clone(&state) });
         self.mirror.insert(id, PeerMirror { public_key, state, ..PeerMirror::default() });
+        self.give_terms(id);
     }
 
     pub(super) fn change_peer(&mut self, id: PeerId, update: &PeerUpdate, now: Now) {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use linegate_dataplane::command::Command;
+use linegate_dataplane::drop::DropReason;
 use linegate_dataplane::keypair::Keypair;
 use linegate_dataplane::peer::PeerState;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 
-use crate::settings::Secret;
+use crate::settings::{PeerCounts, Secret};
+use crate::terms::PeerTerms;
 
 /// A prefix without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +63,10 @@ pub struct PeerMirror {
     pub state: Arc<PeerState>,
     /// Its prefixes.
     pub allowed_ips: BTreeSet<Prefix>,
+    /// The group that was named for it beside the settings.
+    pub group: Option<String>,
+    /// What it may do.
+    pub terms: PeerTerms,
     pub(super) keypairs: Vec<Installed>,
 }
 
@@ -104,9 +110,24 @@ impl PeerMirror {
         (self.state.received_bytes.load(Ordering::Relaxed), self.state.sent_bytes.load(Ordering::Relaxed))
     }
 
+    /// Packets and drops, where they are counted.
+    #[must_use]
+    pub fn counts(&self) -> Option<PeerCounts> {
+        let counters = self.state.counters.as_ref()?;
+        let drops = DropReason::ALL.iter().map(|reason| (reason.name(), counters.drops.get(*reason)));
+        Some(PeerCounts {
+            received_packets: counters.received_packets.load(Ordering::Relaxed),
+            sent_packets: counters.sent_packets.load(Ordering::Relaxed),
+            drops: drops.filter(|(_, count)| *count > 0).collect(),
+        })
+    }
+
     /// The commands that bring a new worker to this peer's state.
     pub fn replay(&self, peer: PeerId, mut give: impl FnMut(Command)) {
         give(Command::AddPeer { peer, state: Arc::clone(&self.state) });
+        if let Some(terms) = self.terms.terms() {
+            give(Command::SetTerms { peer, terms: Some(Arc::clone(terms)) });
+        }
         for prefix in &self.allowed_ips {
             give(Command::AddAllowedIp { address: prefix.address, prefix: prefix.len, peer });
         }

@@ -62,6 +62,8 @@ pub struct Grant {
     pub allowed_ips: Vec<Prefix>,
     /// Seconds; 0 is off.
     pub persistent_keepalive: u16,
+    /// Its group, for rates and rules.
+    pub group: Option<String>,
     /// Until when.
     pub expiry: Option<Expiry>,
 }
@@ -91,6 +93,9 @@ pub enum NotAdmitted {
         /// The configured peer, in base64.
         owner: String,
     },
+    /// Its group is none of ours.
+    #[error("its group {0:?} is not in the settings: add a [[group]] of that name, or name another one")]
+    NoSuchGroup(String),
     /// There are enough.
     #[error("{0} peers on demand are there already, which is the setting on_demand.peers_max")]
     Full(usize),
@@ -248,6 +253,9 @@ impl<O: Outside> Gateway<O> {
         for prefix in &grant.allowed_ips {
             self.check_free(*prefix)?;
         }
+        if let Some(name) = grant.group.as_ref().filter(|name| !self.has_group(name)) {
+            return Err(NotAdmitted::NoSuchGroup(name.clone()));
+        }
         let id = match known {
             Some(id) => id,
             None if self.on_demand.guests.len() >= limits.peers_max => return Err(NotAdmitted::Full(limits.peers_max)),
@@ -267,6 +275,10 @@ impl<O: Outside> Gateway<O> {
         if let Some(guest) = self.on_demand.guests.get_mut(&id) {
             guest.renew(grant, now.mono);
         }
+        if let Some(mirror) = self.mirror.get_mut(id) {
+            mirror.group.clone_from(&grant.group);
+        }
+        self.give_terms(id);
         self.look_at_guest(id, limits, now.mono);
         self.drain_outputs(now);
         Ok(if known.is_some() { Admitted::Renewed } else { Admitted::New })

@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "one variant is wanted, any other fails the test")]
 
 mod on_demand;
+mod terms;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -215,6 +216,8 @@ fn name(command: &Command) -> String {
         Command::RemoveKeypair { .. } => "remove keypair".into(),
         Command::SendKeepalive { .. } => "keepalive".into(),
         Command::PurgeStaged { .. } => "purge".into(),
+        Command::SetTerms { terms, .. } => format!("group {:?}", terms.as_ref().map(|terms| terms.group.0)),
+        Command::SetPolicy { policy } => format!("policy {}", policy.is_some()),
         Command::SetMtu { mtu } => format!("mtu {mtu}"),
         Command::SetHostRoutes { routes } => format!("host routes {}", routes.is_some()),
         Command::Stop => "stop".into(),

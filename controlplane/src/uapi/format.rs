@@ -93,7 +93,7 @@ mod tests {
             last_handshake: Some(Duration::new(1_700_000_000, 5)),
             rx_bytes: 1,
             tx_bytes: 2,
-            on_demand: None,
+            ..PeerSnapshot::default()
         };
         let snapshot = Snapshot { private_key: Some([1; 32].into()), listen_port: 7, fwmark: 16, peers: vec![peer] };
         let expected = format!(

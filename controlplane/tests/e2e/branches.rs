@@ -17,13 +17,32 @@ impl Hub {
         let third = Branch::new(&site, 3, second, None)?;
         let hub_key = site.ours.run(&format!("wg show {} public-key", site.our_interface)).unwrap();
         let allow =
-            |name: &str, key: &str, prefixes: &str| format!("wg set {name} peer {} allowed-ips {prefixes}", key.trim());
-        site.ours.run(&allow(&site.our_interface, &third.keys.public, "10.7.0.3/32,fd00:7::3/128")).unwrap();
-        site.theirs.run(&allow(&site.their_interface, &hub_key, "10.7.0.0/24,fd00:7::/64")).unwrap();
-        for from in [&site.theirs, &third.host] {
-            assert!(site.await_ping(from, "10.7.0.1", 10));
+            format!("wg set {} peer {} allowed-ips 10.7.0.0/24,fd00:7::/64", site.their_interface, hub_key.trim());
+        site.theirs.run(&allow).unwrap();
+        let hub = Self { third, site };
+        hub.add_third();
+        for from in [&hub.site.theirs, &hub.third.host] {
+            assert!(hub.site.await_ping(from, "10.7.0.1", 10));
         }
-        Some(Self { third, site })
+        Some(hub)
+    }
+
+    /// The third branch's peer at the hub, which its configuration file does not name.
+    fn add_third(&self) {
+        let (interface, key) = (&self.site.our_interface, &self.third.keys.public);
+        let add = format!("wg set {interface} peer {key} allowed-ips 10.7.0.3/32,fd00:7::3/128");
+        self.site.ours.run(&add).unwrap();
+    }
+
+    /// Groups and rules from now on.
+    fn read_settings(&self, settings: &str) {
+        std::fs::write(self.site.scratch.join("gateway.toml"), format!("{UDP}{settings}")).unwrap();
+        let reads = || self.site.gateway.as_ref().unwrap().log().matches("was read again").count();
+        let before = reads();
+        self.site.ours.run(&format!("kill -HUP {}", self.site.gateway.as_ref().unwrap().pid())).unwrap();
+        assert!(shell::wait_for(10, || reads() > before), "{}", self.site.gateway.as_ref().unwrap().log());
+        self.add_third();
+        assert!(self.site.await_ping(&self.third.host, "10.7.0.1", 10));
     }
 
     /// Waits until branch-to-branch packets are moved by `whom`; gives the reason.
@@ -92,6 +111,43 @@ fn a_host_with_rules_of_its_own_gets_all_packets() {
     assert!(hub.await_choice("kernel").contains("ip rule"));
     hub.site.ping_sizes(&hub.site.theirs, "10.7.0.3", [56].into_iter());
     assert_eq!(hub.hairpinned(), before, "and it forwards them");
+}
+
+#[test]
+fn groups_have_rates_and_rules_that_can_be_changed_under_traffic() {
+    let settings = "io = \"udp\"\npeer_counters = true\n";
+    let setup = Setup { settings, peer: Implementation::WireguardGo, ..Setup::default() };
+    let Some(hub) = Hub::new(setup, Implementation::Boringtun) else { return };
+    hub.forward();
+    hub.await_choice("worker");
+    let Hub { third, site } = &hub;
+    let there = |options: &str| site.theirs.run(&format!("ping -c 1 -W 1 {options} 10.7.0.3"));
+    there("").unwrap();
+    let group = |name: &str, key: &str| format!("[[group]]\nname = \"{name}\"\npeers = [\"{key}\"]\n");
+    let second = site.theirs.run(&format!("wg show {} public-key", site.their_interface)).unwrap();
+    let groups = group("office", second.trim()) + &group("guests", &third.keys.public);
+    let pings = "[[allow]]\nfrom = \"office\"\nto = \"guests\"\nprotocol = \"icmp\"\n";
+    hub.read_settings(&format!("{groups}{pings}"));
+    there("").unwrap();
+    assert!(third.host.run("ping -c 1 -W 1 10.7.0.2").is_err(), "guests may answer, not ask");
+    third.host.run("ping -c 1 -W 1 10.7.0.1").unwrap();
+    assert!(site.theirs.run("ping -c 1 -W 1 fd00:7::3").is_err(), "ICMPv6 is another protocol");
+    assert_eq!(site.counter("drops", "policy_denied"), 2);
+    hub.read_settings(&format!("{groups}to_peer = {{ packets = 10, burst_ms = 1000 }}\n"));
+    // Thirty at once, of which ten go.
+    let lost = site.theirs.run("ping -c 30 -i 0.002 -W 1 -q 10.7.0.3").unwrap_or_else(|error| error.to_string());
+    let limited = site.counter("drops", "to_peer_limited");
+    assert!((10..=20).contains(&limited), "{limited} were dropped: {lost}");
+    let status = site.status();
+    let peers = status["peers"].as_array().unwrap();
+    let guest = peers.iter().find(|peer| peer["public_key"] == third.keys.public.as_str()).unwrap();
+    assert_eq!((guest["group"].as_str(), guest["drops"]["to_peer_limited"].as_u64()), (Some("guests"), Some(limited)));
+    assert!(guest["handshakes"].as_u64().unwrap() > 0 && guest["handshake_micros"].as_u64().unwrap() > 0, "{guest}");
+    let log = || site.gateway.as_ref().unwrap().log();
+    std::fs::write(site.scratch.join("gateway.toml"), "[[group]]\nname = \"a b\"").unwrap();
+    site.ours.run(&format!("kill -HUP {}", site.gateway.as_ref().unwrap().pid())).unwrap();
+    assert!(shell::wait_for(10, || log().contains("groups and rules stay as they were")), "{}", log());
+    assert_eq!(site.status()["peers"].as_array().unwrap().iter().filter(|peer| peer["group"] == "office").count(), 1);
 }
 
 #[test]

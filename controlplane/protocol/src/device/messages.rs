@@ -218,9 +218,8 @@ impl Device {
         let &Ticket { peer: id, epoch, index, source } = ticket;
         let keys = keys.ok_or(HandshakeError::BadCryptography)?;
         let peer = self.peers.get_mut(id.index()).and_then(Option::as_mut).ok_or(HandshakeError::Overtaken)?;
-        if peer.epoch != epoch || peer.waiting_under(index).is_none() {
-            return Err(HandshakeError::Overtaken);
-        }
+        let pending = peer.waiting_under(index).filter(|_| peer.epoch == epoch);
+        let sent = pending.ok_or(HandshakeError::Overtaken)?.sent;
         // Every check has passed: from here on state changes.
         let others = [peer.pending.take(), peer.superseded.take()];
         for other in others.into_iter().flatten().filter(|pending| pending.local != index) {
@@ -230,7 +229,7 @@ impl Device {
         peer.handshake_received = Some(now.mono);
         peer.timers.keepalive_asked = Some(now.mono);
         self.install(id, index, keys, Role::Initiator, now);
-        self.complete(id, now);
+        self.complete(id, Some(sent), now);
         // Confirms the keypair to the responder, who may not send before.
         self.outputs.push_back(Output::SendKeepalive { peer: id });
         self.schedule(id);
@@ -264,7 +263,7 @@ impl Device {
         let public = peer.public;
         peer.cookies.sign(&mut message, &public, now.mono);
         let endpoint = peer.endpoint;
-        self.keep_pending(id, Pending { local: index, state });
+        self.keep_pending(id, Pending { local: index, state, sent: now.mono });
         if let Some(to) = endpoint {
             self.outputs.push_back(Output::Transmit { peer: Some(id), to, message });
         }
