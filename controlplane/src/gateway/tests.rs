@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "one variant is wanted, any other fails the test")]
 
+mod any_order;
 mod on_demand;
 mod terms;
 
