@@ -135,7 +135,7 @@ impl Bench {
     }
 
     fn id(&self) -> PeerId {
-        self.gateway.mirror.iter().next().unwrap().0
+        self.gateway.device.peer_by_key(&PublicKey::from_bytes(public(PEER_KEY))).unwrap()
     }
 
     fn advance(&mut self, by: Duration) {
