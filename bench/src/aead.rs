@@ -3,16 +3,15 @@
 //! A sample is as many whole batches as fill about 200 µs; backends take turns sample by sample, so that a change of
 //! clock meets them alike, and medians are compared. Packets are sealed anew between opens, outside the measured time.
 //! Cycles are those of the time-stamp counter, which ticks at the nominal clock.
-#![expect(clippy::print_stdout, reason = "the table is the program's output")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::time::Instant;
 
-use anyhow::Context as _;
 use linegate_aead::{Aead, Backend, Key, Packet, TAG_BYTES, Verdict, available};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::Serialize;
+
+use crate::report::{Figure, Metric, Output, PlotKind, Table};
 
 const SIZES: [usize; 8] = [16, 64, 128, 256, 512, 1024, 1420, 8192];
 const BATCHES: [usize; 4] = [1, 8, 64, 256];
@@ -37,9 +36,8 @@ pub(crate) struct Arguments {
     /// Measure this direction only.
     #[arg(long, value_parser = DIRECTIONS)]
     direction: Option<String>,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Core to run on.
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -65,17 +63,6 @@ impl Engine {
     }
 }
 
-#[derive(Serialize)]
-struct Row {
-    direction: &'static str,
-    payload: String,
-    batch: usize,
-    backend: String,
-    ns_per_packet: f64,
-    cycles_per_byte: f64,
-    ratio_to_ring: f64,
-}
-
 /// Runs the benchmark and prints it.
 ///
 /// # Errors
@@ -86,40 +73,33 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     backends.retain(|backend| *backend != Backend::Ring);
     backends.insert(0, Backend::Ring);
     let clock = cycles_per_nanosecond();
-    let mut rows = Vec::new();
+    let mut run = arguments.output.begin()?;
+    run.set("core", arguments.core);
+    run.set("samples", arguments.samples);
+    let mut table = Table::new(
+        "Batch AEAD",
+        [
+            Metric::less("time", "ns/packet", 1),
+            Metric::less("cost", "cycles/byte", 3),
+            Metric::more("speed", "times ring", 2),
+        ],
+    );
     let sizes = arguments.bytes.map_or_else(|| SIZES.to_vec(), |bytes| vec![bytes]);
     let batches = arguments.batch.map_or_else(|| BATCHES.to_vec(), |batch| vec![batch]);
     let directions = DIRECTIONS.iter().filter(|name| arguments.direction.as_deref().is_none_or(|only| only == **name));
     for (&direction, &batch) in directions.flat_map(|direction| batches.iter().map(move |batch| (direction, batch))) {
         for size in &sizes {
-            measure(arguments, &backends, clock, direction, &size.to_string(), &vec![*size; batch], &mut rows)?;
+            measure(arguments, &backends, clock, direction, &size.to_string(), &vec![*size; batch], &mut table)?;
         }
         if arguments.bytes.is_none() {
             let mix: Vec<usize> = IMIX.iter().copied().cycle().take(batch).collect();
-            measure(arguments, &backends, clock, direction, "imix", &mix, &mut rows)?;
+            measure(arguments, &backends, clock, direction, "imix", &mix, &mut table)?;
         }
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
-    }
-    println!(
-        "{:5} {:>6} {:>6} {:>8} {:>10} {:>9} {:>7}",
-        "", "bytes", "batch", "backend", "ns/packet", "cycles/B", "x ring"
-    );
-    for row in &rows {
-        println!(
-            "{:5} {:>6} {:>6} {:>8} {:>10.1} {:>9.3} {:>7.2}",
-            row.direction,
-            row.payload,
-            row.batch,
-            row.backend,
-            row.ns_per_packet,
-            row.cycles_per_byte,
-            row.ratio_to_ring
-        );
-    }
-    Ok(())
+    table.plot(PlotKind::Bars, "speed", "bytes", &["backend"], &["direction", "batch"]);
+    run.tables.push(table);
+    run.note("Cycles are those of the time-stamp counter. Sealing's and opening's costs hold the tag of 16 bytes.");
+    arguments.output.end(&mut run)
 }
 
 fn measure(
@@ -129,7 +109,7 @@ fn measure(
     direction: &'static str,
     payload: &str,
     sizes: &[usize],
-    rows: &mut Vec<Row>,
+    table: &mut Table,
 ) -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(1);
     let keys: Vec<[u8; 32]> = sizes.iter().map(|_| rng.random()).collect();
@@ -158,19 +138,22 @@ fn measure(
             }
         }
     }
-    let mut ring = None;
-    for (engine, times) in &mut engines {
-        times.sort_by(f64::total_cmp);
-        let median = *times.get(times.len() / 2).context("no samples")?;
-        rows.push(Row {
-            direction,
-            payload: payload.to_owned(),
-            batch: sizes.len(),
-            backend: engine.name(),
-            ns_per_packet: median,
-            cycles_per_byte: median * clock * sizes.len() as f64 / bytes as f64,
-            ratio_to_ring: *ring.get_or_insert(median) / median,
-        });
+    let ring = engines.first().map(|(_, times)| times.clone()).unwrap_or_default();
+    let cycles_per_byte = clock * sizes.len() as f64 / bytes as f64;
+    for (engine, times) in &engines {
+        let labels = [
+            ("direction", direction.to_owned()),
+            ("bytes", payload.to_owned()),
+            ("batch", sizes.len().to_string()),
+            ("backend", engine.name()),
+        ];
+        let figures = [
+            Figure::rounds(times.iter().copied()),
+            Figure::rounds(times.iter().map(|time| time * cycles_per_byte)),
+            // Of samples that were taken one after the other.
+            Figure::rounds(ring.iter().zip(times).map(|(ring, time)| ring / time)),
+        ];
+        table.row(labels, figures);
     }
     Ok(())
 }

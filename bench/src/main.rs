@@ -1,13 +1,17 @@
-//! `linegate-bench`: measures linegate's parts. Each subcommand has a file of its own and prints a table, or with `--json`
-//! one document to keep as a raw result.
+//! `linegate-bench`: measures linegate's parts. Each subcommand has a file of its own and makes a run, which
+//! is printed, saved, drawn and compared in one place.
+#![expect(clippy::print_stderr, reason = "errors are told to the user")]
 
 mod aead;
 mod engine;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
+mod report;
 mod timing;
 mod udp;
 mod x25519;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -24,20 +28,31 @@ enum Command {
     Aead(aead::Arguments),
     /// The worker without kernel and NIC: packets a second and core.
     Engine(engine::Arguments),
+    /// Show saved runs.
+    Report(report::Arguments),
     /// Whether secrets show in the time that the kernels take.
     Timing(timing::Arguments),
     /// Send or receive numbered UDP datagrams, through a tunnel for example.
     Udp(udp::Arguments),
     /// X25519 in four libraries and in lanes, and what a handshake costs its responder.
-    X25519,
+    X25519(x25519::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+/// 0: done; 2: it could not be done, as with wrong options.
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
         Command::Engine(arguments) => engine::run(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Timing(arguments) => timing::run(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
-        Command::X25519 => x25519::run(),
+        Command::X25519(arguments) => x25519::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("linegate-bench: {error:#}");
+            ExitCode::from(2)
+        }
     }
 }

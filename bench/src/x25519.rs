@@ -4,7 +4,6 @@
 //! ring only agrees with ephemeral keys, each of which is used once: the key is made outside the measured time. A fresh
 //! key pair (the fixed-base multiplication) is the second column; aws-lc-rs makes its public key while generating, so that
 //! its figure holds the random bytes too.
-#![expect(clippy::print_stdout, reason = "the table is the program's output")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod responder;
@@ -14,6 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use linegate_x25519::{LANES, Lanes};
+
+use crate::report::{Figure, Metric, Output, PlotKind, Table};
 
 const SAMPLES: usize = 400;
 
@@ -33,12 +34,27 @@ struct Contender {
     key_pair: Box<dyn Fn() -> anyhow::Result<f64>>,
 }
 
-/// Prints the median times in microseconds.
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Measures both, in microseconds.
 ///
 /// # Errors
 /// A library that fails, a core that cannot be pinned to.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(core_affinity::set_for_current(core_affinity::CoreId { id: 0 }), "cannot pin");
+    let mut run = arguments.output.begin()?;
+    run.set("samples", SAMPLES);
+    run.tables.push(libraries()?);
+    run.tables.push(responder::measure()?);
+    arguments.output.end(&mut run)
+}
+
+fn libraries() -> anyhow::Result<Table> {
     let peer = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from([7; 32])).to_bytes();
     let mut contenders = vec![dalek(peer), ring(peer), aws_lc(peer)?, graviola(peer)];
     contenders.extend(Lanes::detect().map(|lanes| in_lanes(lanes, peer)));
@@ -49,17 +65,20 @@ pub(crate) fn run() -> anyhow::Result<()> {
             key_pair.push((contender.key_pair)()?);
         }
     }
-    let mut rows = Vec::new();
-    for (contender, (multiply, key_pair)) in contenders.iter().zip(samples) {
-        rows.push((contender.name, median(multiply)?, median(key_pair)?));
+    let named = || contenders.iter().zip(&samples);
+    let (_, (reference, _)) =
+        named().find(|(contender, _)| contender.name == REFERENCE).context("the reference is not measured")?;
+    let speed = format!("times {REFERENCE}");
+    let metrics =
+        [Metric::less("multiplication", "µs", 1), Metric::less("key pair", "µs", 1), Metric::more("speed", &speed, 2)];
+    let mut table = Table::new("X25519", metrics);
+    for (contender, (multiply, key_pair)) in named() {
+        let ratios = reference.iter().zip(multiply).map(|(reference, time)| reference / time);
+        let figures = [Figure::rounds(multiply.iter().copied()), Figure::rounds(key_pair.iter().copied())];
+        table.row([("library", contender.name.to_owned())], figures.into_iter().chain([Figure::rounds(ratios)]));
     }
-    let (_, reference, _) = rows.iter().find(|(name, ..)| *name == REFERENCE).context("no reference")?;
-    println!("{:22} {:>12} {:>12} {:>12}", "", "multiply us", "key pair us", "x aws-lc-rs");
-    for (name, multiply, key_pair) in &rows {
-        println!("{name:22} {multiply:>12.1} {key_pair:>12.1} {:>12.2}", reference / multiply);
-    }
-    println!();
-    responder::run()
+    table.plot(PlotKind::Bars, "multiplication", "library", &[], &[]);
+    Ok(table)
 }
 
 fn dalek(peer: [u8; 32]) -> Contender {
@@ -180,9 +199,4 @@ fn sample<T>(
         work(input)?;
         Ok(begun.elapsed().as_secs_f64() * 1e6)
     })
-}
-
-fn median(mut samples: Vec<f64>) -> anyhow::Result<f64> {
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().context("no samples")
 }

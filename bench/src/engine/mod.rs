@@ -5,7 +5,6 @@
 //! off. Kernel and NIC cost nothing here, so these are upper bounds of what a core reaches on a wire. The share of a
 //! line's rate counts, per packet, padding to 16 bytes, WireGuard's 32, UDP's 8, IPv4's 20 and Ethernet's 14 bytes, frame
 //! check sequence (4), preamble (8) and gap (12).
-#![expect(clippy::print_stdout, reason = "the table is the program's output")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod peers;
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::report::{Figure, Metric, Output, PlotKind, Progress, Table, Traffic};
 use anyhow::{Context as _, ensure};
 use crossbeam::channel::{self, Receiver};
 use linegate_aead::{Aead, Backend};
@@ -26,8 +26,6 @@ use linegate_dataplane::limits::REPORT_QUEUE_MAX;
 use linegate_dataplane::memory::Arena;
 use linegate_dataplane::stats::WorkerStats;
 use linegate_dataplane::worker::{Worker, WorkerConfig};
-use serde::Serialize;
-
 use peers::SimulatedPeers;
 use ports::{Port, Tally};
 
@@ -54,9 +52,8 @@ pub(crate) struct Arguments {
     /// Measure inner packets of this many bytes only.
     #[arg(long)]
     bytes: Option<usize>,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Core to run on.
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -65,24 +62,21 @@ pub(crate) struct Arguments {
     samples: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Decrypt,
     Encrypt,
     BranchToBranch,
 }
 
-#[derive(Serialize)]
-struct Row {
-    direction: Direction,
-    inner_bytes: String,
-    sessions: usize,
-    mpps: f64,
-    inner_gbit_per_second: f64,
-    ns_per_packet: f64,
-    share_of_10gbe: f64,
-    share_of_40gbe: f64,
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Decrypt => "decrypt",
+            Self::Encrypt => "encrypt",
+            Self::BranchToBranch => "branch to branch",
+        }
+    }
 }
 
 /// Runs the benchmark and prints it.
@@ -104,49 +98,63 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let sessions = arguments.sessions.map_or_else(|| SESSIONS.to_vec(), |sessions| vec![sessions]);
     ensure!(sessions.iter().all(|count| (1..=1 << 20).contains(count)), "--sessions: expected 1 to 1048576");
-    let mut rows = Vec::new();
+    let mut run = arguments.output.begin()?;
+    run.set("aead", arguments.backend.unwrap_or_else(|| Aead::detect().backend()).to_string());
+    run.set("core", arguments.core);
+    run.set("samples", arguments.samples);
+    let mut table = Table::new(
+        "One core, without kernel and NIC",
+        [
+            Metric::more("rate", "Mpps", 2),
+            Metric::more("inner throughput", "Gbit/s", 2),
+            Metric::less("time", "ns/packet", 1),
+            Metric::more("share of 10GbE", "%", 1),
+            Metric::more("share of 40GbE", "%", 1),
+        ],
+    );
+    let progress = Progress::new("engine");
+    let cells = 3 * sessions.len() * sizes.len();
     for direction in [Direction::Decrypt, Direction::Encrypt, Direction::BranchToBranch] {
         for &sessions in &sessions {
             // One peer has nobody else to talk to.
             let sessions = if direction == Direction::BranchToBranch { sessions.max(2) } else { sessions };
             for (name, sizes) in &sizes {
-                rows.push(measure(arguments, direction, sessions, name, sizes)?);
+                let samples = measure(arguments, direction, sessions, sizes)?;
+                let labels = [
+                    ("direction", direction.name().to_owned()),
+                    ("sessions", sessions.to_string()),
+                    ("inner bytes", name.clone()),
+                ];
+                table.row(labels, figures(&samples, sizes));
+                let rate = samples.last().map_or(0.0, |time| 1e9 / time);
+                progress.show(table.rows.len() as f64 / cells as f64, &Traffic { rate, ..Traffic::default() });
             }
         }
     }
-    print(arguments, &rows)
+    drop(progress);
+    table.plot(PlotKind::Bars, "rate", "inner bytes", &["sessions"], &["direction"]);
+    table.plot(PlotKind::Lines, "rate", "sessions", &["inner bytes"], &["direction"]);
+    run.tables.push(table);
+    run.note(format!(
+        "Share of a line: rate x 8 x (inner bytes padded to 16 + {WIRE_BYTES}) / line rate; {WIRE_BYTES} = WireGuard 32 + UDP 8 \
+         + IPv4 20 + Ethernet 14 + frame check sequence 4 + preamble 8 + gap 12."
+    ));
+    arguments.output.end(&mut run)
 }
 
-fn print(arguments: &Arguments, rows: &[Row]) -> anyhow::Result<()> {
-    let backend = arguments.backend.unwrap_or_else(|| Aead::detect().backend());
-    if arguments.json {
-        let document = serde_json::json!({ "aead": backend.to_string(), "rows": rows });
-        println!("{}", serde_json::to_string_pretty(&document)?);
-        return Ok(());
-    }
-    println!("one core, aead {backend}");
-    println!(
-        "{:<16} {:>6} {:>8} {:>8} {:>8} {:>10} {:>8} {:>8}",
-        "", "bytes", "sessions", "Mpps", "Gbit/s", "ns/packet", "10GbE", "40GbE"
-    );
-    for row in rows {
-        let name = match row.direction {
-            Direction::Decrypt => "decrypt",
-            Direction::Encrypt => "encrypt",
-            Direction::BranchToBranch => "branch to branch",
-        };
-        println!(
-            "{name:<16} {:>6} {:>8} {:>8.2} {:>8.2} {:>10.1} {:>7.1}% {:>7.1}%",
-            row.inner_bytes,
-            row.sessions,
-            row.mpps,
-            row.inner_gbit_per_second,
-            row.ns_per_packet,
-            row.share_of_10gbe * 100.0,
-            row.share_of_40gbe * 100.0
-        );
-    }
-    Ok(())
+/// What follows from the nanoseconds a packet, in the order of the table's metrics.
+fn figures(samples: &[f64], sizes: &[usize]) -> [Figure; 5] {
+    let mean = |of: fn(usize) -> usize| sizes.iter().map(|&size| of(size)).sum::<usize>() as f64 / sizes.len() as f64;
+    let wire_bits = 8.0 * mean(|size| size.next_multiple_of(16).min(usize::from(MTU)) + WIRE_BYTES);
+    let inner_bits = 8.0 * mean(|size| size);
+    let each = |of: &dyn Fn(f64) -> f64| Figure::rounds(samples.iter().map(|&nanoseconds| of(nanoseconds)));
+    [
+        each(&|time| 1e3 / time),
+        each(&|time| inner_bits / time),
+        each(&|time| time),
+        each(&|time| 100.0 * wire_bits / time / 10.0),
+        each(&|time| 100.0 * wire_bits / time / 40.0),
+    ]
 }
 
 struct Engine {
@@ -211,32 +219,13 @@ impl Engine {
     }
 }
 
-fn measure(
-    arguments: &Arguments,
-    direction: Direction,
-    sessions: usize,
-    name: &str,
-    sizes: &[usize],
-) -> anyhow::Result<Row> {
+/// Nanoseconds a packet, of every sample.
+fn measure(arguments: &Arguments, direction: Direction, sessions: usize, sizes: &[usize]) -> anyhow::Result<Vec<f64>> {
     let mut engine = Engine::new(arguments, direction, sessions, sizes)?;
     engine.sample()?;
-    let mut samples = (0..arguments.samples).map(|_| engine.sample()).collect::<anyhow::Result<Vec<f64>>>()?;
+    let samples = (0..arguments.samples).map(|_| engine.sample()).collect::<anyhow::Result<Vec<f64>>>()?;
     let dropped: u64 =
         linegate_dataplane::drop::DropReason::ALL.iter().map(|&reason| engine.stats.drops.get(reason)).sum();
     ensure!(dropped == 0, "{dropped} packets were dropped");
-    samples.sort_by(f64::total_cmp);
-    let ns_per_packet = *samples.get(samples.len() / 2).context("no samples")?;
-    let mean = |of: fn(usize) -> usize| sizes.iter().map(|&size| of(size)).sum::<usize>() as f64 / sizes.len() as f64;
-    let wire_bits = 8.0 * mean(|size| size.next_multiple_of(16).min(usize::from(MTU)) + WIRE_BYTES);
-    let rate = 1e9 / ns_per_packet;
-    Ok(Row {
-        direction,
-        inner_bytes: name.to_owned(),
-        sessions,
-        mpps: rate / 1e6,
-        inner_gbit_per_second: rate * 8.0 * mean(|size| size) / 1e9,
-        ns_per_packet,
-        share_of_10gbe: rate * wire_bits / 10e9,
-        share_of_40gbe: rate * wire_bits / 40e9,
-    })
+    Ok(samples)
 }

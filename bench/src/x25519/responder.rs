@@ -1,6 +1,5 @@
 //! What a handshake costs its responder: both messages' arithmetic, hashes and state, by the protocol as the daemon runs
 //! it, one handshake at a time and several at once. Neither socket nor data path takes part.
-#![expect(clippy::print_stdout, reason = "the table is the program's output")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::time::{Duration, Instant};
@@ -13,6 +12,8 @@ use linegate_wire::time::Now;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
+use crate::report::{Figure, Metric, PlotKind, Table};
+
 const PEERS: u8 = 64;
 const ROUNDS: u32 = 21;
 /// Between two handshakes of one peer.
@@ -23,8 +24,8 @@ struct Initiator {
     hub: PeerId,
 }
 
-/// Prints the median times in microseconds, by how many handshakes wait together.
-pub(super) fn run() -> anyhow::Result<()> {
+/// Microseconds each, by how many handshakes wait together.
+pub(super) fn measure() -> anyhow::Result<Table> {
     let mut rng = StdRng::seed_from_u64(1);
     let mut now = Now { mono: linegate_wire::time::Instant::from_nanos(0), wall: Duration::from_secs(1_700_000_000) };
     let (mut hub, mut initiators) = world(now, &mut rng)?;
@@ -45,12 +46,15 @@ pub(super) fn run() -> anyhow::Result<()> {
             anyhow::ensure!(sent == messages.len(), "{sent} responses to {} initiations", messages.len());
         }
     }
-    println!("{:22} {:>12} {:>12}", "responder's handshakes", "us each", "a second");
+    let metrics = [Metric::less("time", "µs/handshake", 1), Metric::more("rate", "handshakes/s", 0)];
+    let mut table = Table::new("A handshake's responder", metrics);
     for (together, samples) in together.iter().zip(samples) {
-        let each = super::median(samples)?;
-        println!("{:22} {each:>12.1} {:>12.0}", format!("{together} at once"), 1e6 / each);
+        let rates = samples.iter().map(|each: &f64| 1e6 / each);
+        let figures = [Figure::rounds(samples.iter().copied()), Figure::rounds(rates)];
+        table.row([("handshakes at once", together.to_string())], figures);
     }
-    Ok(())
+    table.plot(PlotKind::Lines, "rate", "handshakes at once", &[], &[]);
+    Ok(table)
 }
 
 /// A hub and its peers.
