@@ -1,12 +1,14 @@
 //! From branch to branch: a packet that the host would only send back into the tunnel is sealed again where it lies.
 //!
 //! Invariant: a packet goes this way only if the host would have sent it on with nothing changed but its hop limit.
-//! Everything else (a hop limit that ends here, too large a packet, options, addresses that are not forwarded, a peer
-//! without an endpoint) goes to the host, which knows what to answer. Which of the two ways a packet takes depends on
-//! its flow and size alone, never on load, and all packets of a flow come through one worker: their order is kept.
+//! Everything else (a hop limit that ends here, too large a packet, options, a header checksum that does not fit,
+//! addresses that are not forwarded, a source that the host would not reach through the tunnel, a peer without an
+//! endpoint) goes to the host, which knows what to answer. Which of the two ways a packet takes depends on its flow and
+//! size alone, never on load, and all packets of a flow come through one worker: their order is kept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use linegate_wire::checksum::Sum;
 use linegate_wire::ids::PeerId;
 use linegate_wire::ip::{IPV4_HEADER_BYTES, IpPacket};
 
@@ -45,8 +47,11 @@ pub(crate) struct Hairpin<'w> {
     peers: &'w Peers,
     mtu: u16,
     slots: std::slice::Iter<'w, Region>,
-    last_way: LastLookup<Way>,
+    last_source: LastLookup<Way>,
+    last_destination: LastLookup<Way>,
     last_peer: LastLookup,
+    /// The last peer that was seen to have an endpoint: each look takes its lock.
+    reachable: Option<PeerId>,
 }
 
 impl<'w> Hairpin<'w> {
@@ -57,19 +62,29 @@ impl<'w> Hairpin<'w> {
             peers,
             mtu,
             slots: slots.iter(),
-            last_way: LastLookup::default(),
+            last_source: LastLookup::default(),
+            last_destination: LastLookup::default(),
             last_peer: LastLookup::default(),
+            reachable: None,
         }
     }
 
-    /// The peer that a packet from the peer `from` is to be sealed for; none if it is the host's.
+    /// The peer that a packet from the peer `from` is to be sealed for; none if it is the host's. `packet` is what was
+    /// read of `bytes`.
     #[inline]
-    pub(crate) fn peer_for(&mut self, packet: &IpPacket, from: PeerId, cryptokey: &AllowedIps) -> Option<PeerId> {
+    pub(crate) fn peer_for(
+        &mut self,
+        packet: &IpPacket,
+        bytes: &[u8],
+        from: PeerId,
+        cryptokey: &AllowedIps,
+    ) -> Option<PeerId> {
         let plain = match (packet.source(), packet.destination()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.host.forwards_v4
                     && packet.header_len() == IPV4_HEADER_BYTES
                     && [source, destination].into_iter().all(is_forwarded_v4)
+                    && bytes.get(..IPV4_HEADER_BYTES).is_some_and(|header| Sum::default().bytes(header).checksum() == 0)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 self.host.forwards_v6
@@ -81,12 +96,20 @@ impl<'w> Hairpin<'w> {
         if !plain || packet.hop_limit() <= 1 || packet.total_len() > usize::from(self.mtu) {
             return None;
         }
-        let destination = packet.destination();
-        if self.last_way.lookup(&self.host.routes, destination) != Some(Way::Tunnel) {
+        // The source too: whether the host takes packets from an address of its own, or of another interface, is its
+        // affair (RFC 1812, section 5.3.8; sysctl rp_filter).
+        let (source, destination) = (packet.source(), packet.destination());
+        if self.last_destination.lookup(&self.host.routes, destination) != Some(Way::Tunnel)
+            || self.last_source.lookup(&self.host.routes, source) != Some(Way::Tunnel)
+        {
             return None;
         }
         let peer = self.last_peer.lookup(cryptokey, destination).filter(|&peer| peer != from)?;
-        self.peers.get(peer)?.state.endpoint().map(|_| peer)
+        if self.reachable != Some(peer) {
+            self.peers.get(peer)?.state.endpoint()?;
+            self.reachable = Some(peer);
+        }
+        Some(peer)
     }
 
     /// The packet where its padding and tag have room, given where the room for the message it came in ends. Mostly it
@@ -112,5 +135,6 @@ fn is_forwarded_v4(address: Ipv4Addr) -> bool {
 
 /// As above, for IPv6 (RFC 4291, section 2.5).
 fn is_forwarded_v6(address: Ipv6Addr) -> bool {
-    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !address.is_unicast_link_local()
+    let special = address.is_unspecified() || address.is_loopback() || address.to_ipv4_mapped().is_some();
+    !special && !address.is_multicast() && !address.is_unicast_link_local()
 }

@@ -299,7 +299,7 @@ pub(crate) fn unwrap(
                 let Some(packet) = plaintext.part(0, u32::try_from(inner.total_len()).unwrap_or(0)) else { continue };
                 let room = opening.transport.message.end();
                 let onward = hairpin.as_mut().and_then(|hairpin| {
-                    let peer = hairpin.peer_for(&inner, from, routes)?;
+                    let peer = hairpin.peer_for(&inner, arena.bytes(packet), from, routes)?;
                     let packet = hairpin.with_room(packet, room, arena)?;
                     decrement_hop_limit(arena.bytes_mut(packet));
                     Some(Outbound { packet, peer, ecn: ecn.bits() })

@@ -223,14 +223,15 @@ impl Worker {
             let unwrapped = receive::unwrap(&openings, &self.received, &mut self.arena, &ways, hairpin);
             drop(openings);
             self.kernel_port.deliver(&mut self.arena, &unwrapped.to_host, &self.stats);
+            // Before what came with the confirmation, some of which may be of a flow that waited for it.
+            for peer in confirmed {
+                self.send_staged(peer, now);
+            }
             if !unwrapped.to_peers.is_empty() {
                 self.seal_and_transmit(&unwrapped.to_peers, now);
             }
             self.stats.hairpinned.add(unwrapped.to_peers.len() as u64);
             self.received.clear();
-            for peer in confirmed {
-                self.send_staged(peer, now);
-            }
         }
         self.underlay.release(&mut self.arena);
         count

@@ -7,6 +7,7 @@ use linegate_aead::Key;
 use linegate_dataplane::command::Command;
 use linegate_dataplane::keypair::{Keypair, KeypairParameters, Role};
 use linegate_dataplane::peer::PeerState;
+use linegate_wire::checksum::Sum;
 use linegate_wire::endpoint::Endpoint;
 use linegate_wire::ids::{PeerId, ReceiverIndex};
 use linegate_wire::time::Instant;
@@ -82,6 +83,11 @@ impl SimulatedPeers {
         let (from, to) = addresses.split_at_mut(4);
         from.copy_from_slice(&source);
         to.copy_from_slice(&destination);
+        // A packet with a bad one goes to the host.
+        let sum = Sum::default().bytes(&header).checksum();
+        if let Some(field) = header.get_mut(10..).and_then(<[u8]>::first_chunk_mut) {
+            *field = sum.to_be_bytes();
+        }
         if let Some((head, body)) = bytes.split_first_chunk_mut::<20>() {
             *head = header;
             body.fill(0x5a);

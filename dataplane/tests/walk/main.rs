@@ -163,11 +163,17 @@ fn packet(source: Ipv4Addr, destination: Ipv4Addr, len: usize, ecn: u8) -> Vec<u
     bytes[9] = 17;
     bytes[12..16].copy_from_slice(&source.octets());
     bytes[16..20].copy_from_slice(&destination.octets());
+    mend(&mut bytes);
+    bytes
+}
+
+/// Makes the header checksum of an IPv4 packet without options good.
+fn mend(bytes: &mut [u8]) {
+    bytes[10..12].fill(0);
     let sum: u32 = bytes[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     bytes[10..12].copy_from_slice(&(!u16::try_from(folded).unwrap()).to_be_bytes());
-    bytes
 }
 
 fn padded(mut packet: Vec<u8>) -> Vec<u8> {
@@ -461,8 +467,12 @@ fn what_the_host_may_have_something_to_say_about_goes_to_the_host() {
     let to = |destination: [u8; 4]| packet(INSIDE, destination.into(), 60, 0);
     let mut last_hop = to(FAR.octets());
     last_hop[8] = 1;
+    mend(&mut last_hop);
     let mut options = to(FAR.octets());
     options[0] = 0x46;
+    mend(&mut options);
+    let mut bad_checksum = to(FAR.octets());
+    bad_checksum[10] ^= 1;
     let cases = [
         ("the host itself", to(US.octets())),
         ("another interface", to([10, 1, 2, 3])),
@@ -471,6 +481,7 @@ fn what_the_host_may_have_something_to_say_about_goes_to_the_host() {
         ("back to its sender", to(INSIDE.octets())),
         ("the last hop", last_hop),
         ("options", options),
+        ("a bad header checksum", bad_checksum),
         ("too large", packet(INSIDE, FAR, 1424, 0)),
     ];
     let mut expected = Vec::new();
@@ -488,6 +499,80 @@ fn what_the_host_may_have_something_to_say_about_goes_to_the_host() {
         assert_eq!(bench.kernel.drain(), [to(FAR.octets())], "a host that does not forward decides itself");
     }
     assert_eq!(bench.stats.hairpinned.get(), 0);
+}
+
+#[test]
+fn the_host_decides_on_sources_that_it_does_not_reach_through_the_tunnel() {
+    let mut bench = two_branches();
+    for (counter, source) in [US.octets(), [10, 1, 2, 3], [10, 2, 2, 3]].into_iter().enumerate() {
+        let inner = padded(packet(source.into(), INSIDE, 60, 0));
+        bench.arrive(transport(OUR_INDEX + 1, counter as u64, &inner), endpoint(9000));
+    }
+    let expected = [US.octets(), [10, 1, 2, 3]].map(|source| packet(source.into(), INSIDE, 60, 0));
+    assert_eq!(bench.kernel.drain(), expected, "its own address, and one on another interface");
+    let (_, plaintext) = opened(&bench.underlay.drain()[0]);
+    assert_eq!(plaintext[12..16], [10, 2, 2, 3]);
+    assert_eq!(bench.stats.hairpinned.get(), 1);
+}
+
+#[test]
+fn ipv6_goes_from_branch_to_branch_too_and_special_addresses_to_the_host() {
+    let mut bench = two_branches();
+    let everything = IpAddr::from([0; 16]);
+    let inside = "fd00::2";
+    bench.tell(Command::AddAllowedIp { address: everything, prefix: 0, peer: BRANCH });
+    bench.tell(Command::AddAllowedIp { address: inside.parse().unwrap(), prefix: 128, peer: PEER });
+    let mut host = HostRoutes { forwards_v6: true, ..HostRoutes::default() };
+    host.routes.insert(everything, 0, Way::Tunnel);
+    bench.tell(Command::SetHostRoutes { routes: Some(Arc::new(host)) });
+    let packet = |source: &str, next_header: u8, hop_limit: u8| {
+        let mut bytes = vec![0x60, 0x20, 0, 0, 0, 24, next_header, hop_limit];
+        for address in [source, inside] {
+            bytes.extend(address.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        }
+        bytes.resize(64, 0x5a);
+        bytes
+    };
+    let to_host = [
+        packet("fd00::9", 17, 1),
+        packet("fd00::9", 0, 64),
+        packet("fe80::9", 17, 64),
+        packet("::1", 17, 64),
+        packet("::ffff:10.0.0.9", 17, 64),
+        packet("ff02::9", 17, 64),
+    ];
+    let onward = packet("fd00::9", 17, 64);
+    for (counter, bytes) in to_host.iter().chain([&onward]).enumerate() {
+        bench.arrive(transport(OUR_INDEX + 1, counter as u64, bytes), endpoint(9000));
+    }
+    assert_eq!(bench.kernel.drain(), to_host);
+    let sent = bench.underlay.drain();
+    assert_eq!((sent.len(), sent[0].ecn, sent[0].endpoint), (1, 2, endpoint(1000)));
+    assert_eq!(opened(&sent[0]).1, packet("fd00::9", 17, 63));
+}
+
+#[test]
+fn what_waited_for_a_branch_leaves_before_what_came_with_its_confirmation() {
+    let mut bench = two_branches();
+    bench.tell(Command::RemoveKeypair { peer: BRANCH, local: ReceiverIndex(OUR_INDEX + 1) });
+    let lens = [60, 61, 62, 63];
+    let arriving = |counter: usize| {
+        let payload = transport(OUR_INDEX, counter as u64, &padded(packet(INSIDE, FAR, lens[counter], 0)));
+        MemoryDatagram { payload, endpoint: endpoint(1000), ecn: 0 }
+    };
+    bench.underlay.push(arriving(0));
+    bench.underlay.push(arriving(1));
+    bench.turn();
+    bench.install_for(BRANCH, OUR_INDEX + 2, Role::Responder);
+    // In one batch: the far branch confirms, and the flow goes on.
+    bench.underlay.push(arriving(2));
+    let payload = transport(OUR_INDEX + 2, 0, &[]);
+    bench.underlay.push(MemoryDatagram { payload, endpoint: endpoint(9000), ecn: 0 });
+    bench.underlay.push(arriving(3));
+    bench.turn();
+    let sent = bench.underlay.drain();
+    let order: Vec<_> = sent.iter().map(|datagram| usize::from(opened(datagram).1[3])).collect();
+    assert_eq!(order, lens);
 }
 
 #[test]
