@@ -6,15 +6,16 @@ use futures_util::stream::TryStreamExt;
 use linegate_dataplane::allowed_ips::PrefixTable;
 use linegate_dataplane::hairpin::Way;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{IpVersion, RouteMessageBuilder};
 
 use super::{Netlink, NetlinkError, ip, refused};
 
 /// The tables that every host looks into, in this order (rt_tables): local, main, default.
-const TABLES: [u32; 3] = [TABLE_LOCAL, 254, 253];
+const TABLES: [u32; 3] = [TABLE_LOCAL, 254, TABLE_DEFAULT];
 const TABLE_LOCAL: u32 = 255;
+const TABLE_DEFAULT: u32 = 253;
 
 /// What a rule carries for an attribute that is not set.
 const UNSET: u32 = u32::MAX;
@@ -50,12 +51,16 @@ impl Netlink {
         let (v4, v6) = (RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build());
         for all in [v4, v6] {
             let mut answers = self.handle.route().get(all).execute();
+            let mut some = false;
             loop {
                 match answers.try_next().await {
                     Ok(Some(message)) => routes.extend(HostRoute::read(&message, tunnel)),
-                    Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => break,
+                    Ok(None) => break,
+                    // A host without this family. Half a list, however, lacks what the tunnel must not get.
+                    Err(rtnetlink::Error::NetlinkError(_)) if !some => break,
                     Err(source) => return Err(refused("listing routes".into(), source)),
                 }
+                some = true;
             }
         }
         Ok(table(&routes))
@@ -70,27 +75,39 @@ struct HostRoute {
 }
 
 impl HostRoute {
-    /// A route of the usual tables; none if it is in another, which without rules nobody looks into.
+    /// A route of the usual tables; none if it is in another, which without rules nobody looks into, or one that the
+    /// kernel derived for packets of its own (an exception, with the path's MTU).
     fn read(message: &RouteMessage, tunnel: u32) -> Option<Self> {
         let mut address = match message.header.address_family {
             AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             _ => return None,
         };
-        let mut table = u32::from(message.header.table);
-        let mut interface = None;
+        let header = &message.header;
+        let mut table = u32::from(header.table);
+        let mut into_tunnel = false;
+        let mut plain = header.kind == RouteType::Unicast && header.tos == 0 && header.source_prefix_length == 0;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(destination) => address = ip(destination)?,
                 RouteAttribute::Table(number) => table = *number,
-                RouteAttribute::Oif(index) => interface = Some(*index),
-                _ => {}
+                RouteAttribute::Oif(index) => into_tunnel = *index == tunnel,
+                RouteAttribute::Metrics(metrics) => plain &= metrics.iter().all(is_of_no_concern),
+                RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
+                | RouteAttribute::PrefSource(_)
+                | RouteAttribute::Priority(_)
+                | RouteAttribute::Preference(_)
+                | RouteAttribute::CacheInfo(_)
+                | RouteAttribute::NhId(_) => {}
+                // Whatever else a route does with its packets, an encapsulation for one, only the host does.
+                _ => plain = false,
             }
         }
-        let header = &message.header;
-        let plain = header.kind == RouteType::Unicast && header.tos == 0 && header.source_prefix_length == 0;
-        let way = if plain && interface == Some(tunnel) { Way::Tunnel } else { Way::Elsewhere };
-        TABLES.contains(&table).then_some(Self { address, prefix: header.destination_prefix_length, table, way })
+        // The last table is looked into when the main one has nothing at all, not even a wider route.
+        let way = if plain && into_tunnel && table != TABLE_DEFAULT { Way::Tunnel } else { Way::Elsewhere };
+        let wanted = TABLES.contains(&table) && !header.flags.contains(RouteFlags::Cloned);
+        wanted.then_some(Self { address, prefix: header.destination_prefix_length, table, way })
     }
 
     fn is_host(&self) -> bool {
@@ -116,6 +133,11 @@ fn table(routes: &[HostRoute]) -> PrefixTable<Way> {
     ways
 }
 
+/// Whether a route's metric is for the host's own connections alone; its MTU is for forwarded packets too.
+fn is_of_no_concern(metric: &RouteMetric) -> bool {
+    !matches!(metric, RouteMetric::Lock(_) | RouteMetric::Mtu(_) | RouteMetric::Other(_))
+}
+
 fn is_policy(rule: &RuleMessage) -> bool {
     let mut table = u32::from(rule.header.table);
     let selects = rule.attributes.iter().any(|attribute| match attribute {
@@ -134,10 +156,37 @@ fn is_policy(rule: &RuleMessage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rtnetlink::packet_route::route::RouteLwEnCapType;
 
     fn route(prefix: &str, table: u32, way: Way) -> HostRoute {
         let (address, prefix) = prefix.split_once('/').unwrap();
         HostRoute { address: address.parse().unwrap(), prefix: prefix.parse().unwrap(), table, way }
+    }
+
+    #[test]
+    fn a_route_that_does_more_than_lead_into_the_tunnel_is_the_hosts() {
+        let with = |table: u8, more: &[RouteAttribute]| {
+            let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::new(10, 0, 0, 0), 8)
+                .output_interface(7)
+                .build();
+            message.header.table = table;
+            message.attributes.extend_from_slice(more);
+            message
+        };
+        let way = |message: &RouteMessage| HostRoute::read(message, 7).map(|route| route.way);
+        assert_eq!(way(&with(254, &[])), Some(Way::Tunnel));
+        let window = RouteAttribute::Metrics(vec![RouteMetric::InitCwnd(20), RouteMetric::Advmss(1000)]);
+        assert_eq!(way(&with(254, &[window, RouteAttribute::Priority(100)])), Some(Way::Tunnel));
+        let mtu = RouteAttribute::Metrics(vec![RouteMetric::Mtu(1280)]);
+        assert_eq!(way(&with(254, &[mtu])), Some(Way::Elsewhere), "larger packets are to be answered");
+        let encapsulation = RouteAttribute::EncapType(RouteLwEnCapType::Mpls);
+        assert_eq!(way(&with(254, &[encapsulation])), Some(Way::Elsewhere));
+        assert_eq!(way(&with(253, &[])), Some(Way::Elsewhere), "a wider route of the main table goes first");
+        assert_eq!(way(&with(77, &[])), None, "a table that nobody looks into");
+        let mut exception = with(254, &[]);
+        exception.header.flags |= RouteFlags::Cloned;
+        assert_eq!(way(&exception), None);
     }
 
     #[test]
