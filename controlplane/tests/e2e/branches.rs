@@ -80,9 +80,22 @@ impl Hub {
         assert!(self.hairpinned() > 20_000, "both transfers");
         let last_hop = site.theirs.run("ping -c 1 -W 5 -t 1 10.7.0.3").unwrap_err().to_string();
         assert!(last_hop.contains("From 10.7.0.1") && last_hop.contains("Time to live exceeded"), "{last_hop}");
+        self.a_routes_own_mtu_is_kept();
         site.ours.ip(&format!("link set {} mtu 1300", site.our_interface)).unwrap();
         let too_big = site.theirs.run("ping -c 1 -W 5 -M do -s 1350 10.7.0.3").unwrap_err().to_string();
         assert!(too_big.contains("From 10.7.0.1") && too_big.contains("1300"), "{too_big}");
+    }
+
+    fn a_routes_own_mtu_is_kept(&self) {
+        let Self { site, third } = self;
+        let way = format!("10.7.0.2/32 dev {}", site.our_interface);
+        site.ours.ip(&format!("route add {way} mtu 1310")).unwrap();
+        let answered = || {
+            let ping = third.host.run("ping -c 1 -W 1 -M do -s 1350 10.7.0.2");
+            ping.is_err_and(|error| error.to_string().contains("1310"))
+        };
+        assert!(shell::wait_for(10, answered));
+        site.ours.ip(&format!("route del {way}")).unwrap();
     }
 }
 
