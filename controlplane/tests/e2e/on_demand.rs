@@ -63,7 +63,7 @@ fn write_sites(site: &Site, sites: &Value) {
 /// A stranger is refused, vouched for, served, removed when it is silent, and served again.
 fn an_authoriser_decides(stranger: Implementation) {
     const SETTINGS: &str = "io = \"udp\"\n[on_demand]\nauthoriser = \"unix:SCRATCH/authoriser.sock\"\n\
-                            idle_seconds = 12\nremember_seconds = 1\n";
+                            idle_seconds = 20\nremember_seconds = 1\n";
     let Some(site) = Site::new(Setup { settings: SETTINGS, ..Setup::default() }) else { return };
     let psk = wg_key("genpsk", "");
     let Some(branch) = Branch::new(&site, 3, stranger, Some(&psk)) else { return };
@@ -88,7 +88,7 @@ fn an_authoriser_decides(stranger: Implementation) {
     site.ping_sizes(&branch.host, "10.7.0.1", [56].into_iter());
     assert_eq!(site.status()["handshakes"]["sessions"], sessions, "a reload does not touch it");
 
-    assert!(shell::wait_for(60, || !peers(&site).contains(key)), "{}", peers(&site));
+    assert!(shell::wait_for(90, || !peers(&site).contains(key)), "{}", peers(&site));
     assert_eq!(event(&site, "evicted_idle"), 1);
     assert!(log(&site).contains("nothing came from it for too long"), "{}", log(&site));
     assert!(site.ours.run("ping -c 1 -W 1 10.7.0.3").is_err(), "its prefix is gone");
