@@ -1,12 +1,18 @@
-//! `linegate-bench`: measures linegate's parts. Each subcommand has a file of its own and makes a run, which
+//! `linegate-bench`: measures linegate's parts, and whole gateways. Each subcommand has a file of its own and makes a run, which
 //! is printed, saved, drawn and compared in one place.
 #![expect(clippy::print_stderr, reason = "errors are told to the user")]
 
 mod aead;
 mod engine;
+mod forward;
+mod interrupt;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
+mod load;
+mod netns;
 mod report;
+mod search;
+mod testbed;
 mod timing;
 mod udp;
 mod x25519;
@@ -32,6 +38,12 @@ enum Command {
     Report(report::Arguments),
     /// Whether secrets show in the time that the kernels take.
     Timing(timing::Arguments),
+    /// Forward datagrams, drop, duplicate and delay known ones: to test `load` with.
+    Forward(forward::Arguments),
+    /// Load a WireGuard gateway with the traffic of many live peers.
+    Load(load::Arguments),
+    /// Search for the throughput of a WireGuard gateway (NDR and PDR), and its latency.
+    Search(search::Arguments),
     /// Send or receive numbered UDP datagrams, through a tunnel for example.
     Udp(udp::Arguments),
     /// X25519 in four libraries and in lanes, and what a handshake costs its responder.
@@ -45,6 +57,9 @@ fn main() -> ExitCode {
         Command::Engine(arguments) => engine::run(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Timing(arguments) => timing::run(&arguments),
+        Command::Forward(arguments) => forward::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+        Command::Search(arguments) => search::run(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::X25519(arguments) => x25519::run(&arguments),
     };

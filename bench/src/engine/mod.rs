@@ -32,7 +32,7 @@ use ports::{Port, Tally};
 /// Bytes of the inner packet, its IP header included.
 const SIZES: [usize; 6] = [64, 128, 256, 512, 1024, 1420];
 /// The Internet mix: 7 of 64, 4 of 576, 1 of 1420 bytes.
-const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1420, 64, 576, 64, 576, 64];
+pub(crate) const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1420, 64, 576, 64, 576, 64];
 const SESSIONS: [usize; 3] = [1, 1_000, 100_000];
 /// What a packet has around it on the wire.
 const WIRE_BYTES: usize = 32 + 8 + 20 + 14 + 4 + 8 + 12;

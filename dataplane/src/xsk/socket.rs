@@ -332,6 +332,17 @@ impl XskSocket {
         gauges.bad_descriptors.set(self.bad_descriptors);
     }
 
+    /// Packets for this socket that the kernel dropped since it was bound, because a ring had no entry for them.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn receive_drops(&self) -> io::Result<u64> {
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let mut statistics = unsafe { zeroed::<libc::xdp_statistics>() };
+        get_option(self.fd.as_raw_fd(), libc::XDP_STATISTICS, &mut statistics)?;
+        Ok(statistics.rx_dropped + statistics.rx_ring_full)
+    }
+
     fn frames_to_send(&mut self) -> u32 {
         RING_SIZE - self.transmit.fresh_room()
     }

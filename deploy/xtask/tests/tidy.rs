@@ -59,7 +59,15 @@ const RULE: &[(&str, &[&str])] = &[
     ("linegate", &["linegate-protocol", "linegate-dataplane", "linegate-ebpf", "linegate-wire", "linegate-aead"]),
     (
         "linegate-bench",
-        &["linegate-protocol", "linegate-x25519", "linegate-dataplane", "linegate-wire", "linegate-aead"],
+        &[
+            "linegate-protocol",
+            "linegate-x25519",
+            "linegate-dataplane",
+            "linegate-ebpf",
+            "linegate-wire",
+            "linegate-aead",
+            "xtask",
+        ],
     ),
     ("xtask", &[]),
 ];

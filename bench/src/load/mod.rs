@@ -1,0 +1,99 @@
+//! `linegate-bench load`: offers a device under test the sealed traffic of many live WireGuard peers at a set rate, counts
+//! every packet by its sequence number, and says where each one that was lost went.
+//!
+//! The rate is open-loop: packets are due by the schedule, whatever became of those before; a packet's latency is counted
+//! from the moment it was due, so that a device (or this generator) that stalls does not hide it. A trial whose rate the
+//! generator could not offer does not count, and says so.
+//!
+//! ```text
+//!  simulated branches             device under test             host behind it
+//!   WireSide ── Port ── sealed ──►   WireGuard    ── plain ──►  Port ── PlainSide      branch to hub
+//!   WireSide ── Port ◄── sealed ──                ◄── plain ──  Port ── PlainSide      hub to branch
+//!   WireSide ── Port ◄─ sealed ──► (branch to branch)
+//! ```
+#![expect(clippy::print_stdout, reason = "the result is what the command is for")]
+
+mod book;
+mod counters;
+mod identity;
+mod open;
+mod options;
+mod plain;
+mod port;
+mod probe;
+mod sessions;
+mod show;
+mod side;
+mod stream;
+mod traffic;
+mod trial;
+mod wire;
+
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use crate::interrupt::Interrupt;
+use crate::testbed::DutArguments;
+pub(crate) use open::{Opened, Ready, open};
+pub(crate) use options::{Place, Shape};
+pub(crate) use trial::Trial;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    dut: DutArguments,
+    #[command(flatten)]
+    shape: Shape,
+    /// Packets a second, both ways together.
+    #[arg(long, default_value_t = 10_000.0)]
+    rate: f64,
+    /// How long.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command found.
+#[derive(Serialize)]
+struct Report<'a> {
+    shape: &'a Shape,
+    opened: &'a Opened,
+    trial: &'a Trial,
+}
+
+/// Offers the load once, and prints what came of it.
+///
+/// # Errors
+/// Options that cannot be had, a device that does not answer, a trial that ended early or does not count: what was
+/// measured is printed before.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let interrupt = Interrupt::catch()?;
+    let (place, shape) = (&arguments.place, &arguments.shape);
+    let duration = Duration::try_from_secs_f64(arguments.seconds).unwrap_or_default();
+    let plan = shape.plan(arguments.rate, duration)?;
+    let mut ready = open(place, &arguments.dut, shape, &interrupt)?;
+    let trial = ready.trial(&plan, &interrupt)?;
+    let report = Report { shape, opened: &ready.opened, trial: &trial };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        show::print(&ready.opened, &trial);
+    }
+    ready.check()?;
+    if let Some(fault) = &trial.fault {
+        bail!("the trial ended early: {fault}");
+    }
+    if interrupt.is_set() {
+        bail!("interrupted: what was measured until then is kept");
+    }
+    if trial.generator_short() {
+        bail!("the generator could not offer {} packets a second: the trial does not count", arguments.rate);
+    }
+    Ok(())
+}

@@ -1,0 +1,394 @@
+//! `linegate-bench search`: the throughput of a device under test at zero loss (NDR) and at a stated loss (PDR) by
+//! MLRsearch (RFC 9971), then its latency at shares of the PDR, then, if wanted, a soak.
+//!
+//! The goals are those of FD.io's CSIT with shorter sums and a wider width, made for hosts whose other work disturbs some
+//! trials: the exceed ratio says how many may be. All of it is printed with the result.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is what the command is for")]
+
+mod controller;
+mod goal;
+
+use std::io::{IsTerminal, stderr};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use comfy_table::Table;
+use serde::Serialize;
+
+use crate::interrupt::Interrupt;
+use crate::load::{self, Opened, Place, Ready, Shape};
+use crate::testbed::DutArguments;
+use controller::{Controller, Found, Limit, Settings, Step};
+use goal::Goal;
+
+/// Shares of the PDR at which latency is measured.
+const LATENCY_SHARES: [f64; 3] = [0.1, 0.5, 0.9];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    dut: DutArguments,
+    #[command(flatten)]
+    shape: Shape,
+    #[command(flatten)]
+    search: SearchArguments,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, clap::Args, Serialize)]
+struct SearchArguments {
+    /// Packets a second tried at most, both ways together.
+    #[arg(long, default_value_t = 2e6)]
+    max_rate: f64,
+    /// Packets a second below which nothing is looked for.
+    #[arg(long, default_value_t = 500.0)]
+    min_rate: f64,
+    /// The share of packets that the partial drop rate may lose.
+    #[arg(long, default_value_t = 0.005)]
+    pdr: f64,
+    /// How far the bounds may lie apart, as a share of the upper one (CSIT: 0.005).
+    #[arg(long, default_value_t = 0.02)]
+    width: f64,
+    /// Seconds of the first trials (CSIT: 1).
+    #[arg(long, default_value_t = 0.5)]
+    initial_seconds: f64,
+    /// Seconds of a full-length trial (CSIT: 1).
+    #[arg(long, default_value_t = 1.0)]
+    final_seconds: f64,
+    /// Seconds of full-length trials at one load in sum (CSIT: 21).
+    #[arg(long, default_value_t = 5.0)]
+    sum_seconds: f64,
+    /// The share of trial time that may see more loss than the goal (CSIT: 0.5).
+    #[arg(long, default_value_t = 0.5)]
+    exceed: f64,
+    /// Phases from the first to full-length trials.
+    #[arg(long, default_value_t = 3)]
+    phases: u32,
+    /// What steps are multiplied with each time a bound is looked for further out.
+    #[arg(long, default_value_t = 2.0)]
+    expansion: f64,
+    /// Trials at most.
+    #[arg(long, default_value_t = 300)]
+    trials_max: usize,
+    /// How often a trial is tried again that the generator could not offer.
+    #[arg(long, default_value_t = 2)]
+    retries: u32,
+    /// Seconds at each load that latency is measured at; 0 measures none.
+    #[arg(long, default_value_t = 5.0)]
+    latency_seconds: f64,
+    /// Seconds of the soak after the search; 0: none.
+    #[arg(long, default_value_t = 0.0)]
+    soak: f64,
+    /// The soak's rate as a share of the PDR.
+    #[arg(long, default_value_t = 0.9)]
+    soak_share: f64,
+    /// Seconds of each of the trials that a soak consists of.
+    #[arg(long, default_value_t = 10.0)]
+    soak_interval: f64,
+}
+
+/// A trial at a share of the PDR.
+#[derive(Serialize)]
+struct AtShare {
+    share_of_pdr: f64,
+    trial: load::Trial,
+}
+
+/// What the command found.
+#[derive(Serialize)]
+struct Report<'a> {
+    shape: &'a Shape,
+    search: &'a SearchArguments,
+    opened: &'a Opened,
+    goals: Vec<Found>,
+    latency: Vec<AtShare>,
+    soak: Vec<load::Trial>,
+    /// Every trial of the search, in order.
+    trials: Vec<load::Trial>,
+}
+
+impl SearchArguments {
+    /// The goals and the rest of what the controller wants.
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let share = |name: &str, value: f64| {
+            ensure!((0.0..1.0).contains(&value), "--{name} {value}: expected 0 to less than 1");
+            Ok(())
+        };
+        share("pdr", self.pdr)?;
+        share("exceed", self.exceed)?;
+        ensure!((1e-4..=0.5).contains(&self.width), "--width {}: expected 0.0001 to 0.5", self.width);
+        ensure!(
+            self.min_rate >= 1.0 && self.min_rate < self.max_rate && self.max_rate <= 1e9,
+            "--min-rate {} and --max-rate {}: expected 1 or more, and less than the other, which is at most 1e9",
+            self.min_rate,
+            self.max_rate
+        );
+        ensure!(
+            self.initial_seconds >= 0.01 && self.initial_seconds <= self.final_seconds,
+            "--initial-seconds {}: expected 0.01 to --final-seconds {}",
+            self.initial_seconds,
+            self.final_seconds
+        );
+        ensure!(
+            self.final_seconds <= self.sum_seconds && self.sum_seconds <= 86_400.0,
+            "--sum-seconds {}: expected at least --final-seconds {}, at most a day",
+            self.sum_seconds,
+            self.final_seconds
+        );
+        ensure!((1..=10).contains(&self.phases), "--phases {}: expected 1 to 10", self.phases);
+        ensure!((1.0..=16.0).contains(&self.expansion), "--expansion {}: expected 1 to 16", self.expansion);
+        share("soak-share", self.soak_share)?;
+        for (name, seconds) in [("latency-seconds", self.latency_seconds), ("soak", self.soak)] {
+            ensure!((0.0..=604_800.0).contains(&seconds), "--{name} {seconds}: expected 0 to a week");
+        }
+        ensure!(
+            (0.1..=3600.0).contains(&self.soak_interval),
+            "--soak-interval {}: expected 0.1 to 3600",
+            self.soak_interval
+        );
+        let goal = |name: &str, loss_ratio| Goal {
+            name: name.to_owned(),
+            loss_ratio,
+            exceed_ratio: self.exceed,
+            width: self.width,
+            initial_trial: Duration::from_secs_f64(self.initial_seconds),
+            final_trial: Duration::from_secs_f64(self.final_seconds),
+            duration_sum: Duration::from_secs_f64(self.sum_seconds),
+        };
+        Ok(Settings {
+            goals: vec![goal("NDR", 0.0), goal("PDR", self.pdr)],
+            min_load: self.min_rate,
+            max_load: self.max_rate,
+            phases: self.phases,
+            expansion: self.expansion,
+            trials_max: self.trials_max,
+        })
+    }
+}
+
+/// A search at work.
+struct Searcher<'a> {
+    ready: &'a mut Ready,
+    shape: &'a Shape,
+    retries: u32,
+    interrupt: &'a Interrupt,
+    /// Why it ended early.
+    ended: Option<String>,
+}
+
+impl Searcher<'_> {
+    /// A trial, tried again if the generator stayed behind. Nothing more once it was ended.
+    fn trial(&mut self, rate: f64, duration: Duration) -> anyhow::Result<Option<load::Trial>> {
+        let plan = self.shape.plan(rate, duration)?;
+        let mut last = None;
+        for _ in 0..=self.retries {
+            let trial = self.ready.trial(&plan, self.interrupt)?;
+            if self.interrupt.is_set() {
+                self.ended = Some("interrupted".to_owned());
+            } else if let Some(fault) = &trial.fault {
+                self.ended = Some(fault.clone());
+            }
+            if self.ended.is_some() {
+                return Ok(None);
+            }
+            if stderr().is_terminal() {
+                let short = if trial.generator_short() { ", which the generator could not offer" } else { "" };
+                let loss = trial.loss_ratio() * 100.0;
+                eprintln!("{rate:>12.0} packets/s for {:.2} s: {loss:.4} % lost{short}", duration.as_secs_f64());
+            }
+            let counts = !trial.generator_short();
+            last = Some(trial);
+            if counts {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    fn search(&mut self, controller: &mut Controller) -> anyhow::Result<Vec<load::Trial>> {
+        let mut trials = Vec::new();
+        while let Step::Measure { load, duration } = controller.next_step() {
+            let Some(trial) = self.trial(load, duration)? else { break };
+            controller.record(goal::Trial {
+                load,
+                seconds: duration.as_secs_f64(),
+                loss_ratio: trial.loss_ratio(),
+                generator_short: trial.generator_short(),
+            });
+            trials.push(trial);
+        }
+        Ok(trials)
+    }
+}
+
+/// Searches, and prints what was found.
+///
+/// # Errors
+/// Options that cannot be had, a device that does not answer, a search that ended early: what was found is printed
+/// before.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let options = &arguments.search;
+    let settings = options.settings()?;
+    let shape = &arguments.shape;
+    let longest = options.final_seconds.max(options.latency_seconds).max(options.soak_interval);
+    shape.plan(options.max_rate, Duration::from_secs_f64(longest))?;
+    let interrupt = Interrupt::catch()?;
+    let mut ready = load::open(&arguments.place, &arguments.dut, shape, &interrupt)?;
+    let opened = ready.opened.clone();
+    let retries = options.retries;
+    let mut searcher = Searcher { ready: &mut ready, shape, retries, interrupt: &interrupt, ended: None };
+    let mut controller = Controller::new(settings);
+    let trials = searcher.search(&mut controller)?;
+    let goals = controller.found();
+    let pdr = goals.last().and_then(|found| found.conditional_throughput).filter(|&rate| rate >= 10.0);
+    let mut latency = Vec::new();
+    let mut soak = Vec::new();
+    if let Some(pdr) = pdr {
+        let duration = Duration::from_secs_f64(options.latency_seconds);
+        for share in LATENCY_SHARES.into_iter().filter(|_| !duration.is_zero()) {
+            if searcher.ended.is_none()
+                && let Some(trial) = searcher.trial(pdr * share, duration)?
+            {
+                latency.push(AtShare { share_of_pdr: share, trial });
+            }
+        }
+        let mut left = options.soak;
+        while left > 0.0 && searcher.ended.is_none() {
+            let interval = Duration::from_secs_f64(options.soak_interval.min(left).max(0.1));
+            soak.extend(searcher.trial((pdr * options.soak_share).max(1.0), interval)?);
+            left -= options.soak_interval;
+        }
+    }
+    let ended = searcher.ended.take();
+    let report = Report { shape, search: options, opened: &opened, goals, latency, soak, trials };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    ready.check()?;
+    match ended {
+        Some(why) => bail!("the search ended early, with what is printed above: {why}"),
+        None => Ok(()),
+    }
+}
+
+fn print(report: &Report<'_>) {
+    let options = report.search;
+    println!(
+        "MLRsearch: trials of {} to {} s in {} phases, {} s at each load, exceed ratio {}, width {}, expansion {}; {} trials",
+        options.initial_seconds,
+        options.final_seconds,
+        options.phases,
+        options.sum_seconds,
+        options.exceed,
+        options.width,
+        options.expansion,
+        report.trials.len()
+    );
+    println!("{}", goals_table(report));
+    if !report.latency.is_empty() {
+        println!("latency from each packet's scheduled moment, µs\n{}", latency_table(report));
+    }
+    if !report.soak.is_empty() {
+        let lossy = report.soak.iter().filter(|trial| trial.loss_ratio() > 0.0).count();
+        let worst = report.soak.iter().map(load::Trial::loss_ratio).fold(0.0, f64::max);
+        println!("soak: {} trials, {lossy} with loss, at most {:.4} %", report.soak.len(), worst * 100.0);
+    }
+}
+
+fn goals_table(report: &Report<'_>) -> Table {
+    let mut table = Table::new();
+    table.set_header([
+        "goal",
+        "loss up to",
+        "throughput, packets/s",
+        "inner Gbit/s",
+        "lower bound",
+        "upper bound",
+        "seconds good / bad at the lower",
+        "",
+    ]);
+    let bits = report.shape.size.mean() * 8.0;
+    for found in &report.goals {
+        let edge =
+            |edge: Option<controller::Edge>| edge.map_or_else(|| "none".to_owned(), |edge| format!("{:.0}", edge.load));
+        let through = found.conditional_throughput;
+        let note = match found.limited_by {
+            None => "",
+            Some(Limit::MaxLoad) => "at least: --max-rate holds",
+            Some(Limit::Generator) => "at least: the generator offers no more",
+            Some(Limit::MinLoad) => "below --min-rate",
+            Some(Limit::Trials) => "not finished",
+        };
+        let evidence = found.lower.map_or_else(String::new, |lower| {
+            format!("{:.1} / {:.1}", lower.evidence.low_loss_seconds, lower.evidence.high_loss_seconds)
+        });
+        table.add_row([
+            found.goal.name.clone(),
+            format!("{} %", found.goal.loss_ratio * 100.0),
+            through.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0}")),
+            through.map_or_else(String::new, |rate| format!("{:.3}", rate * bits / 1e9)),
+            edge(found.lower),
+            edge(found.upper),
+            evidence,
+            note.to_owned(),
+        ]);
+    }
+    table
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to a tenth of a microsecond")]
+fn latency_table(report: &Report<'_>) -> Table {
+    let points = [50.0, 90.0, 99.0, 99.9, 99.99];
+    let mut table = Table::new();
+    let names = points.iter().map(|point| format!("{point} %"));
+    table.set_header(["share of PDR", "way"].map(str::to_owned).into_iter().chain(names).chain(["lost".to_owned()]));
+    for at in &report.latency {
+        for outcome in &at.trial.outcomes {
+            let value = |point: f64| outcome.account.latency.as_ref().and_then(|latency| latency.at(point));
+            let cells =
+                points.map(|point| value(point).map_or_else(String::new, |nanos| format!("{:.1}", nanos as f64 / 1e3)));
+            let head = [format!("{:.0} %", at.share_of_pdr * 100.0), outcome.way.name().to_owned()];
+            let lost = format!("{:.4} %", outcome.account.loss_ratio() * 100.0);
+            table.add_row(head.into_iter().chain(cells).chain([lost]));
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        search: SearchArguments,
+    }
+
+    #[test]
+    fn settings_that_cannot_be_had_are_refused_by_name() {
+        let parse = |word: &str| Line::parse_from(["search", word]).search.settings();
+        assert!(parse("--width=0.005").is_ok());
+        for wrong in [
+            "--pdr=1",
+            "--width=0",
+            "--min-rate=3e6",
+            "--initial-seconds=2",
+            "--sum-seconds=0.5",
+            "--exceed=NaN",
+            "--phases=0",
+            "--soak=-1",
+        ] {
+            let error = parse(wrong).unwrap_err().to_string();
+            let name = wrong.split('=').next().unwrap();
+            assert!(error.contains(name) && error.contains("expected"), "{wrong}: {error}");
+        }
+    }
+}
