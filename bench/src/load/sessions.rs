@@ -222,8 +222,8 @@ impl Sessions {
                 let _ = port.remove_receiver(local.get());
             }
             Output::SendKeepalive { .. } => self.send_keepalive(branch, outer, port),
-            // We are always the initiator, whose keypair serves at once, and nothing is staged here.
-            Output::PromoteKeypair { .. } | Output::PurgeStaged { .. } => {}
+            // We are always the initiator, whose keypair serves at once; nothing is staged, and nobody initiates to us.
+            Output::PromoteKeypair { .. } | Output::PurgeStaged { .. } | Output::Stranger { .. } => {}
         }
     }
 

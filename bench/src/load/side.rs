@@ -96,7 +96,7 @@ pub(crate) struct Done {
 pub(crate) fn run(side: &mut dyn Side, mut task: Task, live: &Live) -> Done {
     let mut fault = None;
     let (mut housekeep_at, mut check_at) = (Clock.now(), Clock.now());
-    let mut ended = false;
+    let mut ended = None;
     loop {
         let now = Clock.now();
         let mut moved = 0;
@@ -124,14 +124,17 @@ pub(crate) fn run(side: &mut dyn Side, mut task: Task, live: &Live) -> Done {
                 fault.get_or_insert(format!("{error:#}"));
                 live.stop.store(true, Ordering::Relaxed);
             }
-            if !ended && live.stop.load(Ordering::Relaxed) {
-                ended = true;
+            if ended.is_none() && live.stop.load(Ordering::Relaxed) {
+                ended = Some(now);
                 if let Some(stream) = &mut task.stream {
                     stream.cut(side.port(), now);
+                    publish(stream, live, now);
                 }
             }
         }
-        if is_finished(&task, live, now) {
+        // When the other side fell over, nobody says that all is sent.
+        let given_up = ended.is_some_and(|ended| now.saturating_since(ended) > task.drain + task.patience);
+        if given_up || is_finished(&task, live, now) {
             break;
         }
         if moved == 0 {

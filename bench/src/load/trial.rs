@@ -128,7 +128,11 @@ impl Bench {
                 .map(|(host, task)| {
                     let live = &live;
                     scope.spawn(move || -> anyhow::Result<Done> {
-                        netns::enter(host.netns.as_deref())?;
+                        let entered = netns::enter(host.netns.as_deref());
+                        if entered.is_err() {
+                            live.stop.store(true, Ordering::Relaxed);
+                        }
+                        entered?;
                         // Without it, sleeps end up to 50 µs late.
                         let _ = nix::sys::prctl::set_timerslack(1);
                         Ok(side::run(host.side.as_mut(), task, live))
