@@ -42,6 +42,8 @@ enum Command {
     Forward(forward::Arguments),
     /// Load a WireGuard gateway with the traffic of many live peers.
     Load(load::Arguments),
+    /// Print the simulated peers of `load` and `search` for the device's WireGuard configuration.
+    Peers(load::PeersArguments),
     /// Search for the throughput of a WireGuard gateway (NDR and PDR), and its latency.
     Search(search::Arguments),
     /// Send or receive numbered UDP datagrams, through a tunnel for example.
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Timing(arguments) => timing::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
+        Command::Peers(arguments) => load::print_peers(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::X25519(arguments) => x25519::run(&arguments),

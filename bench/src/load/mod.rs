@@ -29,9 +29,10 @@ mod traffic;
 mod trial;
 mod wire;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
@@ -57,6 +58,29 @@ pub(crate) struct Arguments {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+}
+
+/// Which peers to print.
+#[derive(clap::Args)]
+pub(crate) struct PeersArguments {
+    /// How many.
+    #[arg(long, default_value_t = 100)]
+    peers: usize,
+    /// Where their keys come from: the same as the load's.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Prints the simulated peers' sections of the device's configuration.
+///
+/// # Errors
+/// When there would be too many.
+pub(crate) fn print_peers(arguments: &PeersArguments) -> anyhow::Result<()> {
+    let &PeersArguments { peers, seed } = arguments;
+    ensure!((1..=options::PEERS_MAX).contains(&peers), "--peers {peers}: expected 1 to {}", options::PEERS_MAX);
+    let branches = identity::identities(seed, peers, None, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    print!("{}", identity::peer_sections(&branches));
+    Ok(())
 }
 
 /// What the command found.
