@@ -12,6 +12,7 @@ use super::Underlay;
 use super::next_hop::{NextHopCache, NextHopTable};
 use super::udp::UdpUnderlay;
 use crate::batch::{ReceiveBatch, Sealed, TransmitBatch};
+use crate::drop::DropReason;
 use crate::memory::Arena;
 use crate::stats::WorkerStats;
 pub use crate::xsk::{CopyChoice, XskError};
@@ -153,10 +154,13 @@ impl XdpUnderlay {
 
 impl Underlay for XdpUnderlay {
     fn receive(&mut self, arena: &mut Arena, batch: &mut ReceiveBatch, stats: &WorkerStats) {
-        let before = batch.room();
+        let (before, mut malformed) = (batch.room(), 0);
         while batch.room() > 0 {
             let Some(frame) = self.socket.receive() else { break };
-            let Some(datagram) = parse_underlay_frame(arena.bytes(frame)) else { continue };
+            let Some(datagram) = parse_underlay_frame(arena.bytes(frame)) else {
+                malformed += 1;
+                continue;
+            };
             let part = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
             let message = frame.part(part(datagram.payload.start), part(datagram.payload.len()));
             let local = Some(datagram.destination.ip());
@@ -165,7 +169,8 @@ impl Underlay for XdpUnderlay {
                 batch.push(message, &source, datagram.ecn);
             }
         }
-        let received = (before - batch.room()) as u64;
+        let received = (before - batch.room()) as u64 + malformed;
+        stats.drops.add(DropReason::Malformed, malformed);
         stats.xdp_received.add(received);
         stats.underlay_received.add(received);
         self.turns = self.turns.wrapping_add(1);
