@@ -60,7 +60,7 @@ drop_reasons! {
     NoEndpoint = "no_endpoint",
     /// Kernel port or another peer: more than the receiving peer's terms allow.
     ToPeerLimited = "to_peer_limited",
-    /// Kernel port: the peer's staging queue was full; the oldest packet went.
+    /// Kernel port: the peer's staging queue was full, or the worker's room for all of them; the oldest packet went.
     StagedOverflow = "staged_overflow",
     /// Kernel port: staged packets given up with the handshake.
     StagedPurged = "staged_purged",

@@ -18,6 +18,9 @@ pub const SUPER_BUFFER_BYTES: usize = 65536 + 256;
 /// Packets kept for a peer while its handshake is under way (per worker; the oldest are dropped).
 pub const STAGED_PACKETS_MAX: usize = 128;
 
+/// Bytes of packets that one worker keeps for all peers whose handshakes are under way.
+pub const STAGED_BYTES_MAX: usize = 64 << 20;
+
 /// Commands that may wait for a worker; the control plane keeps what does not fit.
 pub const COMMAND_QUEUE_MAX: usize = 4096;
 

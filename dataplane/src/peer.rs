@@ -56,12 +56,9 @@ impl PeerState {
         *self.lock_endpoint()
     }
 
-    /// Sets the endpoint; says whether that changed it.
-    pub fn set_endpoint(&self, endpoint: Option<Endpoint>) -> bool {
-        let mut current = self.lock_endpoint();
-        let changed = *current != endpoint;
-        *current = endpoint;
-        changed
+    /// Sets the endpoint.
+    pub fn set_endpoint(&self, endpoint: Option<Endpoint>) {
+        *self.lock_endpoint() = endpoint;
     }
 
     fn lock_endpoint(&self) -> MutexGuard<'_, Option<Endpoint>> {

@@ -223,10 +223,15 @@ pub(crate) fn note_authenticated(
         }
         let source = batch.datagrams.get(last.transport.source).and_then(|datagram| batch.source(datagram));
         if let Some(&endpoint) = source
-            && peer.state.set_endpoint(Some(endpoint))
-            && !reporter.send(Report::Roamed { peer: keypair.peer, endpoint })
+            && peer.state.endpoint() != Some(endpoint)
         {
-            stats.reports_lost.add(1);
+            // One that the control plane has not heard of would be undone by its next handshake: the next message tries
+            // again.
+            if reporter.send(Report::Roamed { peer: keypair.peer, endpoint }) {
+                peer.state.set_endpoint(Some(endpoint));
+            } else {
+                stats.reports_lost.add(1);
+            }
         }
         if rekey_due(keypair, now) && !keypair.rekey_on_receive_asked.swap(true, Ordering::Relaxed) {
             peer.ask_for_handshake(keypair.peer, now, reporter, stats);

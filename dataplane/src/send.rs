@@ -25,6 +25,7 @@ use crate::limits::BATCH_MAX;
 use crate::memory::{Arena, Region};
 use crate::peer::PeerState;
 use crate::peers::{Peers, WorkerPeer, rekey_due};
+use crate::staged::StagedRoom;
 use crate::stats::WorkerStats;
 use crate::terms::Terms;
 
@@ -190,12 +191,13 @@ pub(crate) struct Turn<'w> {
     pub(crate) mtu: u16,
     pub(crate) reporter: &'w Reporter,
     pub(crate) stats: &'w WorkerStats,
+    pub(crate) staged_room: &'w Arc<StagedRoom>,
 }
 
 /// Keeps copies until the handshake is done; keepalives are not worth keeping.
 fn stage(run: &[Outbound], arena: &Arena, id: PeerId, peer: &mut WorkerPeer, turn: &Turn<'_>) {
     for outbound in run.iter().filter(|outbound| outbound.packet.len > 0) {
-        if peer.staged.push(arena.bytes(outbound.packet)) {
+        for _ in 0..peer.staged.push(arena.bytes(outbound.packet), turn.staged_room) {
             turn.stats.dropped(DropReason::StagedOverflow);
             peer.state.dropped(DropReason::StagedOverflow);
         }

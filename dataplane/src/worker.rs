@@ -30,6 +30,7 @@ use crate::policy::Policy;
 use crate::receive::{self, Ways};
 use crate::send::{self, Outbound, Sealing, Turn, Undeliverable};
 use crate::session_table::SessionTable;
+use crate::staged::StagedRoom;
 use crate::stats::WorkerStats;
 use crate::underlay::Underlay;
 use crate::wake::Wake;
@@ -77,6 +78,7 @@ pub struct Worker {
     idle: Idle,
     own_slots: [Region; OWN_SLOTS],
     hairpin_slots: Vec<Region>,
+    staged_room: Arc<StagedRoom>,
     host_routes: Option<Arc<HostRoutes>>,
     policy: Option<Arc<Policy>>,
     fairness: Fairness,
@@ -138,6 +140,7 @@ impl Worker {
             stats,
             own_slots,
             hairpin_slots,
+            staged_room: Arc::default(),
             host_routes: None,
             policy: None,
             fairness: Fairness::default(),
@@ -265,7 +268,13 @@ impl Worker {
 
     /// Seals packets of any peers, at most a batch, and sends them in order.
     fn seal_and_transmit(&mut self, outbound: &[Outbound], now: Instant) {
-        let turn = Turn { now, mtu: self.config.mtu, reporter: &self.reporter, stats: &self.stats };
+        let turn = Turn {
+            now,
+            mtu: self.config.mtu,
+            reporter: &self.reporter,
+            stats: &self.stats,
+            staged_room: &self.staged_room,
+        };
         debug_assert!(outbound.len() <= self.sealing.room());
         for run in outbound.chunk_by(|a, b| a.peer == b.peer) {
             self.sealing.prepare(run, &self.arena, &mut self.peers, &turn);
