@@ -58,7 +58,9 @@ impl Bed {
 
 fn json(output: &Output) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert!(!run["tables"][0]["rows"].as_array().unwrap().is_empty(), "{said}");
+    run["raw"].clone()
 }
 
 fn count(account: &Value, name: &str) -> u64 {

@@ -34,7 +34,16 @@ impl Times {
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let histogram = self.0.as_ref().filter(|histogram| !histogram.is_empty())?;
         let points = PERCENTILES.map(|percentile| (percentile, histogram.value_at_percentile(percentile)));
-        Some(Percentiles { count: histogram.len(), mean_ns: histogram.mean(), points: points.to_vec() })
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let counts = histogram
+            .iter_recorded()
+            .map(|step| (step.value_iterated_to() as f64 / 1e3, step.count_since_last_iteration()));
+        Some(Percentiles {
+            count: histogram.len(),
+            mean_ns: histogram.mean(),
+            points: points.to_vec(),
+            counts: counts.collect(),
+        })
     }
 }
 
@@ -46,14 +55,9 @@ pub(crate) struct Percentiles {
     pub(crate) mean_ns: f64,
     /// Percentile and value.
     pub(crate) points: Vec<(f64, u64)>,
-}
-
-impl Percentiles {
-    /// The value at one of the percentiles that are kept.
-    pub(crate) fn at(&self, percentile: f64) -> Option<u64> {
-        let found = self.points.iter().find(|(kept, _)| (kept - percentile).abs() < 1e-9);
-        found.map(|(_, nanos)| *nanos)
-    }
+    /// Each value, in microseconds, and how often it came: in a run's tables already.
+    #[serde(skip)]
+    pub(crate) counts: Vec<(f64, u64)>,
 }
 
 /// What came, noted packet by packet.
@@ -289,7 +293,7 @@ mod tests {
         let losses: Vec<(&str, u64)> = account.losses.iter().map(|loss| (loss.place.as_str(), loss.packets)).collect();
         assert_eq!(losses, [(NOT_SENT, 1), ("device", 2), ("receiver: corrupt", 1), (NOWHERE, 1)]);
         let latency = account.latency.unwrap();
-        assert_eq!((latency.count, latency.at(50.0).map(|nanos| nanos / 10)), (5, Some(400)));
+        assert_eq!((latency.count, latency.points[2].1 / 10, latency.counts.len()), (5, 400, 1));
     }
 
     #[test]

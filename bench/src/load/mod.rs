@@ -36,9 +36,11 @@ use anyhow::{bail, ensure};
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
+use crate::report::Output;
 use crate::testbed::DutArguments;
 pub(crate) use open::{Opened, Ready, open};
 pub(crate) use options::{Place, Shape};
+pub(crate) use show::{Tables, set_all};
 pub(crate) use trial::Trial;
 
 #[derive(clap::Args)]
@@ -55,9 +57,8 @@ pub(crate) struct Arguments {
     /// How long.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Which peers to print.
@@ -86,7 +87,6 @@ pub(crate) fn print_peers(arguments: &PeersArguments) -> anyhow::Result<()> {
 /// What the command found.
 #[derive(Serialize)]
 struct Report<'a> {
-    shape: &'a Shape,
     opened: &'a Opened,
     trial: &'a Trial,
 }
@@ -101,23 +101,28 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (place, shape) = (&arguments.place, &arguments.shape);
     let duration = Duration::try_from_secs_f64(arguments.seconds).unwrap_or_default();
     let plan = shape.plan(arguments.rate, duration)?;
+    let mut run = arguments.output.begin()?;
+    set_all(&mut run, shape)?;
+    run.set("rate", arguments.rate);
+    run.set("seconds", arguments.seconds);
     let mut ready = open(place, &arguments.dut, shape, &interrupt)?;
     let trial = ready.trial(&plan, &interrupt)?;
-    let report = Report { shape, opened: &ready.opened, trial: &trial };
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    ready.opened.note(&mut run);
+    let mut tables = Tables::new("trial");
+    tables.add("1", &trial);
+    tables.put(&mut run);
+    run.raw = serde_json::to_value(Report { opened: &ready.opened, trial: &trial })?;
+    let problem = if let Some(fault) = &trial.fault {
+        Some(format!("the trial ended early: {fault}"))
+    } else if interrupt.is_set() {
+        Some("interrupted: what was measured until then is kept".to_owned())
+    } else if trial.generator_short() {
+        let rate = arguments.rate;
+        Some(format!("the generator could not offer {rate} packets a second: the trial does not count"))
     } else {
-        show::print(&ready.opened, &trial);
-    }
-    ready.check()?;
-    if let Some(fault) = &trial.fault {
-        bail!("the trial ended early: {fault}");
-    }
-    if interrupt.is_set() {
-        bail!("interrupted: what was measured until then is kept");
-    }
-    if trial.generator_short() {
-        bail!("the generator could not offer {} packets a second: the trial does not count", arguments.rate);
-    }
-    Ok(())
+        ready.check().err().map(|error| format!("{error:#}"))
+    };
+    run.ended_early.clone_from(&problem);
+    arguments.output.end(&mut run)?;
+    problem.map_or(Ok(()), |problem| bail!("{problem}"))
 }

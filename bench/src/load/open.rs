@@ -19,6 +19,7 @@ use super::trial::{Bench, Host, Plan, Trial};
 use super::wire::{WireConfig, WireSide, inner_endpoint};
 use crate::interrupt::Interrupt;
 use crate::netns;
+use crate::report::Run;
 use crate::testbed::{self, DutArguments, Testbed};
 
 /// How it was opened.
@@ -29,6 +30,18 @@ pub(crate) struct Opened {
     /// What carries the plaintext side's, where there is one.
     pub(crate) lan_io: Option<&'static str>,
     pub(crate) established: Option<Established>,
+}
+
+impl Opened {
+    /// Notes it in a run.
+    pub(crate) fn note(&self, run: &mut Run) {
+        let plain = self.lan_io.map_or(String::new(), |io| format!(", plain ones by {io}"));
+        run.note(format!("sealed packets by {}{plain}", self.io));
+        if let Some(Established { sessions, seconds }) = self.established {
+            run.note(format!("{sessions} sessions in {seconds:.2} s"));
+        }
+        run.note("latency is from the moment each packet was due until it was received, on one clock");
+    }
 }
 
 /// A load ready to be offered.

@@ -44,7 +44,6 @@ impl Figure {
         Rounds::try_from(Samples { samples }).map_or_else(|why| Self::NotRun(why.to_owned()), Self::Rounds)
     }
 
-    #[allow(dead_code, reason = "for the commands that measure latency")]
     /// The distributions of rounds, each as values and how often they came.
     pub(crate) fn distributions<R, V>(rounds: R) -> Self
     where

@@ -247,7 +247,6 @@ impl Metric {
     }
 
     /// One that only says what was.
-    #[allow(dead_code, reason = "for the commands that count")]
     pub(crate) fn says(name: &str, unit: &str, decimals: u8) -> Self {
         Self::new(name, unit, Better::Neither, decimals)
     }

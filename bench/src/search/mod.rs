@@ -3,20 +3,18 @@
 //!
 //! The goals are those of FD.io's CSIT with shorter sums and a wider width, made for hosts whose other work disturbs some
 //! trials: the exceed ratio says how many may be. All of it is printed with the result.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is what the command is for")]
 
 mod controller;
 mod goal;
 
-use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use comfy_table::Table;
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
 use crate::load::{self, Opened, Place, Ready, Shape};
+use crate::report::{Figure, Metric, Output, Table};
 use crate::testbed::DutArguments;
 use controller::{Controller, Found, Limit, Settings, Step};
 use goal::Goal;
@@ -34,9 +32,8 @@ pub(crate) struct Arguments {
     shape: Shape,
     #[command(flatten)]
     search: SearchArguments,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Clone, clap::Args, Serialize)]
@@ -101,8 +98,6 @@ struct AtShare {
 /// What the command found.
 #[derive(Serialize)]
 struct Report<'a> {
-    shape: &'a Shape,
-    search: &'a SearchArguments,
     opened: &'a Opened,
     goals: Vec<Found>,
     latency: Vec<AtShare>,
@@ -195,11 +190,6 @@ impl Searcher<'_> {
             if self.ended.is_some() {
                 return Ok(None);
             }
-            if stderr().is_terminal() {
-                let short = if trial.generator_short() { ", which the generator could not offer" } else { "" };
-                let loss = trial.loss_ratio() * 100.0;
-                eprintln!("{rate:>12.0} packets/s for {:.2} s: {loss:.4} % lost{short}", duration.as_secs_f64());
-            }
             let counts = !trial.generator_short();
             last = Some(trial);
             if counts {
@@ -237,6 +227,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let longest = options.final_seconds.max(options.latency_seconds).max(options.soak_interval);
     shape.plan(options.max_rate, Duration::from_secs_f64(longest))?;
     let interrupt = Interrupt::catch()?;
+    let mut run = arguments.output.begin()?;
+    let mut notes = Vec::new();
+    load::set_all(&mut run, shape)?;
+    load::set_all(&mut run, options)?;
     let mut ready = load::open(&arguments.place, &arguments.dut, shape, &interrupt)?;
     let opened = ready.opened.clone();
     let retries = options.retries;
@@ -263,100 +257,68 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             left -= options.soak_interval;
         }
     }
-    let ended = searcher.ended.take();
-    let report = Report { shape, search: options, opened: &opened, goals, latency, soak, trials };
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report);
+    let mut ended = searcher.ended.take();
+    if let Err(error) = ready.check() {
+        ended.get_or_insert(format!("{error:#}"));
     }
-    ready.check()?;
-    match ended {
-        Some(why) => bail!("the search ended early, with what is printed above: {why}"),
-        None => Ok(()),
+    opened.note(&mut run);
+    run.note("MLRsearch (RFC 9971); throughput is what came through at the lower bound");
+    run.tables.push(goals_table(&goals, shape, &mut notes));
+    notes.into_iter().for_each(|note| run.note(note));
+    let mut tables = load::Tables::new("load");
+    for at in &latency {
+        tables.add(&format!("{:.0} % of PDR", at.share_of_pdr * 100.0), &at.trial);
     }
+    for (trial, number) in soak.iter().zip(1..) {
+        tables.add(&format!("soak, part {number}"), trial);
+    }
+    tables.put(&mut run);
+    run.raw = serde_json::to_value(Report { opened: &opened, goals, latency, soak, trials })?;
+    run.ended_early.clone_from(&ended);
+    arguments.output.end(&mut run)?;
+    ended.map_or(Ok(()), |why| bail!("the search ended early, with what is printed above: {why}"))
 }
 
-fn print(report: &Report<'_>) {
-    let options = report.search;
-    println!(
-        "MLRsearch: trials of {} to {} s in {} phases, {} s at each load, exceed ratio {}, width {}, expansion {}; {} trials",
-        options.initial_seconds,
-        options.final_seconds,
-        options.phases,
-        options.sum_seconds,
-        options.exceed,
-        options.width,
-        options.expansion,
-        report.trials.len()
+/// What was found of each goal, and notes on what is not the device's doing.
+fn goals_table(goals: &[Found], shape: &Shape, notes: &mut Vec<String>) -> Table {
+    let mut table = Table::new(
+        "throughput",
+        [
+            Metric::more("throughput", "packets/s", 0),
+            Metric::more("inner throughput", "Gbit/s", 3),
+            Metric::says("lower bound", "packets/s", 0),
+            Metric::says("upper bound", "packets/s", 0),
+            Metric::says("good at the lower bound", "s", 1),
+            Metric::says("bad at the lower bound", "s", 1),
+        ],
     );
-    println!("{}", goals_table(report));
-    if !report.latency.is_empty() {
-        println!("latency from each packet's scheduled moment, µs\n{}", latency_table(report));
-    }
-    if !report.soak.is_empty() {
-        let lossy = report.soak.iter().filter(|trial| trial.loss_ratio() > 0.0).count();
-        let worst = report.soak.iter().map(load::Trial::loss_ratio).fold(0.0, f64::max);
-        println!("soak: {} trials, {lossy} with loss, at most {:.4} %", report.soak.len(), worst * 100.0);
-    }
-}
-
-fn goals_table(report: &Report<'_>) -> Table {
-    let mut table = Table::new();
-    table.set_header([
-        "goal",
-        "loss up to",
-        "throughput, packets/s",
-        "inner Gbit/s",
-        "lower bound",
-        "upper bound",
-        "seconds good / bad at the lower",
-        "",
-    ]);
-    let bits = report.shape.size.mean() * 8.0;
-    for found in &report.goals {
-        let edge =
-            |edge: Option<controller::Edge>| edge.map_or_else(|| "none".to_owned(), |edge| format!("{:.0}", edge.load));
-        let through = found.conditional_throughput;
-        let note = match found.limited_by {
-            None => "",
-            Some(Limit::MaxLoad) => "at least: --max-rate holds",
-            Some(Limit::Generator) => "at least: the generator offers no more",
-            Some(Limit::MinLoad) => "below --min-rate",
-            Some(Limit::Trials) => "not finished",
-        };
-        let evidence = found.lower.map_or_else(String::new, |lower| {
-            format!("{:.1} / {:.1}", lower.evidence.low_loss_seconds, lower.evidence.high_loss_seconds)
+    let bits = shape.size.mean() * 8.0;
+    for found in goals {
+        let name = &found.goal.name;
+        let note = found.limited_by.map(|limit| match limit {
+            Limit::MaxLoad => "is at least this: --max-rate holds",
+            Limit::Generator => "is at least this: the generator offers no more",
+            Limit::MinLoad => "lies below --min-rate",
+            Limit::Trials => "is not finished: --trials-max, or an interruption",
         });
-        table.add_row([
-            found.goal.name.clone(),
-            format!("{} %", found.goal.loss_ratio * 100.0),
-            through.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0}")),
-            through.map_or_else(String::new, |rate| format!("{:.3}", rate * bits / 1e9)),
-            edge(found.lower),
-            edge(found.upper),
-            evidence,
-            note.to_owned(),
-        ]);
-    }
-    table
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown to a tenth of a microsecond")]
-fn latency_table(report: &Report<'_>) -> Table {
-    let points = [50.0, 90.0, 99.0, 99.9, 99.99];
-    let mut table = Table::new();
-    let names = points.iter().map(|point| format!("{point} %"));
-    table.set_header(["share of PDR", "way"].map(str::to_owned).into_iter().chain(names).chain(["lost".to_owned()]));
-    for at in &report.latency {
-        for outcome in &at.trial.outcomes {
-            let value = |point: f64| outcome.account.latency.as_ref().and_then(|latency| latency.at(point));
-            let cells =
-                points.map(|point| value(point).map_or_else(String::new, |nanos| format!("{:.1}", nanos as f64 / 1e3)));
-            let head = [format!("{:.0} %", at.share_of_pdr * 100.0), outcome.way.name().to_owned()];
-            let lost = format!("{:.4} %", outcome.account.loss_ratio() * 100.0);
-            table.add_row(head.into_iter().chain(cells).chain([lost]));
-        }
+        notes.extend(note.map(|note| format!("{name} {note}")));
+        let figure = |value: Option<f64>| match value {
+            Some(value) => Figure::rounds([value]),
+            None => Figure::NotRun(note.unwrap_or("no bound").to_owned()),
+        };
+        let through = found.conditional_throughput;
+        let loss = format!("{} %", found.goal.loss_ratio * 100.0);
+        table.row(
+            [("goal", name.clone()), ("loss up to", loss)],
+            [
+                figure(through),
+                figure(through.map(|rate| rate * bits / 1e9)),
+                figure(found.lower.map(|edge| edge.load)),
+                figure(found.upper.map(|edge| edge.load)),
+                figure(found.lower.map(|edge| edge.evidence.low_loss_seconds)),
+                figure(found.lower.map(|edge| edge.evidence.high_loss_seconds)),
+            ],
+        );
     }
     table
 }
