@@ -33,6 +33,8 @@ const PAYLOAD_AT: u32 = 64;
 /// Frames of the UMEM: half of them are for receiving.
 const FRAMES: u32 = 8192;
 
+/// Verdicts of the XDP program that end a message.
+const PROGRAM_DROPS: [&str; 2] = ["unknown_receiver", "malformed"];
 /// How often a neighbour is asked for, and how long each time.
 const NEIGHBOUR_TRIES: u32 = 40;
 const NEIGHBOUR_WAIT: Duration = Duration::from_millis(50);
@@ -305,6 +307,16 @@ impl Port {
     /// Packets that the AF_XDP socket had no room for, so far.
     pub(crate) fn ring_drops(&self) -> u64 {
         self.xsk.as_ref().and_then(|xsk| xsk.socket.receive_drops().ok()).unwrap_or(0)
+    }
+}
+
+impl Port {
+    /// Messages that the XDP program ended, so far: of no session of ours, or none of WireGuard's.
+    pub(crate) fn program_drops(&self) -> u64 {
+        let steering = self.xsk.as_ref().and_then(|xsk| xsk.steering.as_ref());
+        let counters = steering.and_then(|steering| steering.counters().ok()).unwrap_or_default();
+        let ended = |name: &str| PROGRAM_DROPS.contains(&name);
+        counters.iter().filter(|(name, _)| ended(name)).map(|(_, count)| count).sum()
     }
 }
 

@@ -3,6 +3,7 @@
 //! under test initiates is left to its next try: theirs is under way before.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use linegate_dataplane::clock::Clock;
 use linegate_protocol::{Activity, Device, NewKeypair, Output, PublicKey};
 use linegate_wire::constants::{REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 use linegate_wire::endpoint::Endpoint;
-use linegate_wire::ids::PeerId;
+use linegate_wire::ids::{PeerId, SLOT_BITS};
 use linegate_wire::messages::{TRANSPORT_HEADER_BYTES, write_transport_header};
 use linegate_wire::time::{Instant, Now};
-use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, SeedableRng, TryCryptoRng, TryRng};
 
 use super::identity::Identity;
 use super::port::Port;
@@ -25,6 +26,12 @@ use super::port::Port;
 const HANDSHAKES_MAX: usize = 64;
 /// A device that answers none of them for so long is not there: two of the protocol's tries, and some.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
+/// A device may take so long from its response until its data path knows the keys.
+const CONFIRM_AFTER: Duration = Duration::from_millis(200);
+/// Between bursts of keepalives.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(1);
+/// The bits of an index that are its slot.
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 /// Renewals are spread over so long, so that sessions that began together do not end together.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(30);
 /// Calls of [`Sessions::sweep`] that look at every branch once.
@@ -34,13 +41,17 @@ struct Branch {
     device: Device,
     id: PeerId,
     outer: IpAddr,
+    /// The indices of its last initiations, the newest first: as many as its device answers to.
+    asked: [Option<u32>; 2],
 }
 
 /// What the data path needs of a branch.
 #[derive(Default)]
 pub(crate) struct Session {
-    pub(crate) sending: Option<Sending>,
+    sending: Option<Sending>,
     activity: Activity,
+    /// When its keypair is to be confirmed again.
+    confirm_at: Option<Instant>,
 }
 
 /// The keypair that a branch sends under.
@@ -64,6 +75,33 @@ pub(crate) struct Established {
     pub(crate) seconds: f64,
 }
 
+/// Randomness whose 32-bit numbers, which become receiver indices, share no slot: each branch chooses alone, but all of
+/// them stand in one table of the XDP program.
+struct SlotRng {
+    rng: StdRng,
+    slot: u32,
+}
+
+impl TryRng for SlotRng {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.slot = (self.slot + 1) & SLOT_MASK;
+        Ok(self.rng.next_u32() & !SLOT_MASK | self.slot)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.rng.next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.rng.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for SlotRng {}
+
 /// See the module's description.
 pub(crate) struct Sessions {
     target: SocketAddr,
@@ -72,7 +110,7 @@ pub(crate) struct Sessions {
     receiving: HashMap<u32, Receiving>,
     /// Our index of an initiation under way, and whose it is.
     pending: HashMap<u32, usize>,
-    rng: StdRng,
+    rng: SlotRng,
     aead: Aead,
     swept: usize,
     live: usize,
@@ -83,14 +121,15 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// Branches that know the device, and have no session yet.
     pub(crate) fn new(identities: &[Identity], public: PublicKey, target: SocketAddr) -> anyhow::Result<Self> {
-        let mut rng = StdRng::try_from_rng(&mut SysRng).context("seeding the random number generator")?;
+        let rng = StdRng::try_from_rng(&mut SysRng).context("seeding the random number generator")?;
+        let mut rng = SlotRng { rng, slot: 0 };
         let mut branches = Vec::with_capacity(identities.len());
         for identity in identities {
             let mut device = Device::new();
             device.set_private_key(Some(identity.private.clone()), Clock.both(), &mut rng);
             let id = device.add_peer(public).context("--public-key is one of the simulated peers' own")?;
             device.set_endpoint(id, Some(Endpoint::new(target)));
-            branches.push(Branch { device, id, outer: identity.outer });
+            branches.push(Branch { device, id, outer: identity.outer, asked: [None; 2] });
         }
         let sessions = branches.iter().map(|_| Session::default()).collect();
         Ok(Self {
@@ -140,7 +179,30 @@ impl Sessions {
             }
         }
         let seconds = Clock.now().saturating_since(begun).as_secs_f64();
+        self.confirm_again(port);
         Ok(Established { sessions: self.live, seconds })
+    }
+
+    fn confirm(&mut self, branch: usize, port: &mut Port) {
+        if let Some(session) = self.sessions.get_mut(branch) {
+            session.confirm_at = None;
+        }
+        if let Some(outer) = self.branches.get(branch).map(|entry| entry.outer) {
+            self.send_keepalive(branch, outer, port);
+        }
+    }
+
+    /// Keepalives under all keypairs: the first ones may have come before the device's data path had the keys.
+    fn confirm_again(&mut self, port: &mut Port) {
+        port.wait(CONFIRM_AFTER);
+        for branch in 0..self.branches.len() {
+            self.confirm(branch, port);
+            if branch % HANDSHAKES_MAX == 0 {
+                self.take_handshakes(port);
+                port.wait(CONFIRM_PAUSE);
+            }
+        }
+        port.wait(CONFIRM_AFTER);
     }
 
     fn take_handshakes(&mut self, port: &mut Port) -> usize {
@@ -176,12 +238,16 @@ impl Sessions {
             self.swept = place + 1;
             let Some(session) = self.sessions.get(place) else { continue };
             let activity = session.activity;
+            let confirms = session.confirm_at.is_some_and(|at| at <= now);
             let spread = RENEWAL_SPREAD.mul_f64((place % 64) as f64 / 64.0);
             let old = session
                 .sending
                 .as_ref()
                 .is_some_and(|sending| now.saturating_since(sending.created) >= REKEY_AFTER_TIME + spread);
             let due = self.branches.get(place).and_then(|branch| branch.device.poll_timeout());
+            if confirms {
+                self.confirm(place, port);
+            }
             if old || due.is_some_and(|due| due <= now) {
                 self.with_device(place, port, |device, id, rng| {
                     let both = Now { mono: now, ..Clock.both() };
@@ -199,7 +265,7 @@ impl Sessions {
         }
     }
 
-    fn with_device(&mut self, branch: usize, port: &mut Port, work: impl FnOnce(&mut Device, PeerId, &mut StdRng)) {
+    fn with_device(&mut self, branch: usize, port: &mut Port, work: impl FnOnce(&mut Device, PeerId, &mut SlotRng)) {
         let Some(entry) = self.branches.get_mut(branch) else { return };
         work(&mut entry.device, entry.id, &mut self.rng);
         while let Some(output) = self.branches.get_mut(branch).and_then(|entry| entry.device.poll_output()) {
@@ -212,7 +278,7 @@ impl Sessions {
         match output {
             Output::Transmit { to, message, .. } => {
                 if let Some([1, 0, 0, 0, sender @ ..]) = message.first_chunk::<8>() {
-                    self.pending.insert(u32::from_le_bytes(*sender), branch);
+                    self.note_initiation(branch, u32::from_le_bytes(*sender));
                 }
                 port.send_now(&message, outer, to.remote);
             }
@@ -227,6 +293,16 @@ impl Sessions {
         }
     }
 
+    fn note_initiation(&mut self, branch: usize, index: u32) {
+        let Some(entry) = self.branches.get_mut(branch) else { return };
+        let [newest, oldest] = entry.asked;
+        entry.asked = [Some(index), newest];
+        if let Some(oldest) = oldest {
+            self.pending.remove(&oldest);
+        }
+        self.pending.insert(index, branch);
+    }
+
     fn install(&mut self, branch: usize, port: &mut Port, keypair: &NewKeypair) {
         let Some(session) = self.sessions.get_mut(branch) else { return };
         let sending = Sending {
@@ -235,6 +311,7 @@ impl Sessions {
             next_counter: 0,
             created: keypair.created,
         };
+        session.confirm_at = Some(keypair.created + CONFIRM_AFTER);
         match session.sending.replace(sending) {
             Some(_) => self.renewed += 1,
             None => self.live += 1,
@@ -299,5 +376,20 @@ impl Sessions {
             session.activity.last_data_received = Some(now);
             session.activity.first_unacked_data_received.get_or_insert(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_of_many_branches_share_no_slot() {
+        let mut rng = SlotRng { rng: StdRng::seed_from_u64(1), slot: SLOT_MASK - 5 };
+        let mut slots: Vec<u32> = (0..100_000).map(|_| rng.next_u32() & SLOT_MASK).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), 100_000);
+        assert_ne!(rng.next_u32() >> SLOT_BITS, rng.next_u32() >> SLOT_BITS, "the rest is random");
     }
 }

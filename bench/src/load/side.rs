@@ -70,6 +70,11 @@ pub(crate) trait Side: Make {
     /// The interface it uses.
     fn interface(&self) -> &str;
 
+    /// Sessions it has renewed so far.
+    fn renewed(&self) -> u64 {
+        0
+    }
+
     /// What it received and could not take, so far.
     fn drops(&self) -> Vec<Claim>;
 }

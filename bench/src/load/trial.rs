@@ -76,6 +76,8 @@ pub(crate) struct Trial {
     pub(crate) outcomes: Vec<Outcome>,
     /// Everything that counted drops meanwhile, also those that are none of this load's.
     pub(crate) counters: Vec<Claim>,
+    /// Sessions that were renewed meanwhile, as the protocol asks.
+    pub(crate) renewed: u64,
     /// Why it ended early.
     pub(crate) fault: Option<String>,
 }
@@ -120,7 +122,7 @@ impl Bench {
         let wire_task = task(wire_sends, wire_receives);
         let plain_task = task(has(Way::HubToBranch), has(Way::BranchToHub));
 
-        let before = self.counters();
+        let (before, renewed) = (self.counters(), self.wire.side.renewed());
         let dones = std::thread::scope(|scope| -> anyhow::Result<Vec<Done>> {
             let hosts = std::iter::once((&mut self.wire, wire_task));
             let hosts = hosts.chain(self.plain.as_mut().map(|plain| (plain, plain_task)));
@@ -143,7 +145,7 @@ impl Bench {
             threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a side panicked"))?).collect()
         })?;
         let counters = counters::since(&before, self.counters());
-        close(plan, rate, &dones, counters)
+        Ok(Trial { renewed: self.wire.side.renewed() - renewed, ..close(plan, rate, &dones, counters)? })
     }
 
     /// Everything that counts drops, on the way from branch to hub.
@@ -192,5 +194,5 @@ fn close(plan: &Plan, rate: f64, dones: &[Done], counters: Vec<Claim>) -> anyhow
             account,
         });
     }
-    Ok(Trial { seconds: plan.duration.as_secs_f64(), outcomes, counters, fault })
+    Ok(Trial { seconds: plan.duration.as_secs_f64(), outcomes, counters, renewed: 0, fault })
 }

@@ -149,10 +149,18 @@ impl Side for WireSide {
         &self.config.interface
     }
 
+    fn renewed(&self) -> u64 {
+        self.sessions.renewed
+    }
+
     fn drops(&self) -> Vec<Claim> {
-        [("generator: AF_XDP ring full", self.port.ring_drops()), ("generator: no live key opens it", self.unopened)]
-            .map(|(place, count)| Claim { place: place.to_owned(), count })
-            .to_vec()
+        [
+            ("generator: XDP program", self.port.program_drops()),
+            ("generator: AF_XDP ring full", self.port.ring_drops()),
+            ("generator: no live key opens it", self.unopened),
+        ]
+        .map(|(place, count)| Claim { place: place.to_owned(), count })
+        .to_vec()
     }
 }
 
