@@ -7,15 +7,17 @@ use std::arch::asm;
 use zeroize::zeroize_stack;
 
 use crate::batch::{Job, Kernels, Lanes, OneTimeKeys, Tags};
+use crate::beside::{Beside, Hashed};
 use crate::{chacha_avx2 as chacha, poly_avx2 as poly};
 
 /// More than the deepest kernel's frame, which holds spilt registers.
-const STACK_BYTES: usize = 2048;
+const STACK_BYTES: usize = 3072;
 
 /// [`Kernels`] for CPUs with AVX2.
 pub(crate) struct Avx2;
 
 impl Kernels for Avx2 {
+    const WEAVES: bool = false;
     const BLOCKS: usize = chacha::LANES;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
@@ -40,7 +42,12 @@ impl Kernels for Avx2 {
         }
     }
 
-    unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+    unsafe fn xor_lanes_beside(first: &Lanes, second: &Lanes, _beside: &mut Beside) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { Self::xor_lanes(first, Some(second)) }
+    }
+
+    unsafe fn tags(texts: &[Job], _hashed: Option<&[Hashed]>, keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
         // SAFETY: the caller's promise is the same.
         unsafe { poly::tags(texts, keys, tags, at) }
     }

@@ -6,16 +6,18 @@ use std::arch::asm;
 use zeroize::zeroize_stack;
 
 use crate::batch::{Job, Kernels, Lanes, OneTimeKeys, Tags};
+use crate::beside::{Beside, Hashed};
 use crate::{chacha_avx512 as chacha, poly_avx512 as poly};
 
 /// More than the deepest kernel's frame, which holds spilt registers; but for [`crate::poly_avx512_alone`], which is wiped
 /// by its caller.
-const STACK_BYTES: usize = 4608;
+const STACK_BYTES: usize = 5632;
 
 /// [`Kernels`] for CPUs with AVX-512 F, BW and IFMA.
 pub(crate) struct Avx512;
 
 impl Kernels for Avx512 {
+    const WEAVES: bool = true;
     const BLOCKS: usize = chacha::LANES;
     const TEXTS: usize = poly::LANES;
     const FEWEST: usize = 4;
@@ -26,6 +28,7 @@ impl Kernels for Avx512 {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512ifma")
+            && is_x86_feature_detected!("bmi2")
     }
 
     unsafe fn one_time_keys(first: &Lanes, second: Option<&Lanes>, keys: &mut OneTimeKeys, at: usize) {
@@ -38,9 +41,14 @@ impl Kernels for Avx512 {
         unsafe { chacha::xor_lanes(first, second) }
     }
 
-    unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+    unsafe fn xor_lanes_beside(first: &Lanes, second: &Lanes, beside: &mut Beside) {
         // SAFETY: the caller's promise is the same.
-        unsafe { poly::tags(texts, keys, tags, at) }
+        unsafe { chacha::xor_lanes_beside(first, second, beside) }
+    }
+
+    unsafe fn tags(texts: &[Job], hashed: Option<&[Hashed]>, keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { poly::tags(texts, hashed, keys, tags, at) }
     }
 
     unsafe fn wipe() {

@@ -2,7 +2,9 @@
 //!
 //! 1. One-time keys: block 0 of every packet.
 //! 2. To open: Poly1305 of the ciphertexts and comparison with the tags; packets that fail drop out here, so that no
-//!    plaintext of a forgery ever exists. To seal, this comes last.
+//!    plaintext of a forgery ever exists. To seal, this comes last. Where a backend can, long texts are hashed during phase
+//!    3 of others ([`crate::beside`]): to open, half of a batch is authenticated first, and each further packet before its
+//!    own phase 3; to seal, texts are queued as they are encrypted.
 //! 3. ChaCha20: the blocks of all remaining packets as one flat list of lanes; while a whole set of lanes of a packet
 //!    remains, it is taken with the key broadcast.
 //!
@@ -13,18 +15,19 @@
 //! beyond the kernels, only lengths and verdicts decide branches; tags are compared by one accumulated difference.
 #![expect(unsafe_code, reason = "calls into kernels that need CPU features and raw pointers into disjoint frames")]
 #![expect(clippy::indexing_slicing, reason = "indices below the limits of the batch's arrays, on the hot path")]
-#![expect(clippy::cast_possible_truncation, reason = "lengths are below 2^32 and indices below MAX_BATCH")]
 
 use std::marker::PhantomData;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::beside::{Beside, Hashed, LEAST};
+use crate::passes::Passes;
 use crate::{MAX_BATCH, Packet, TAG_BYTES, Verdict, portable};
 
 /// Bytes of a ChaCha20 block.
 pub(crate) const BLOCK: usize = 64;
 /// The most blocks that any backend does in a pass.
-const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 /// The first words of every ChaCha20 state.
 pub(crate) const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -77,7 +80,7 @@ impl Lanes {
     }
 
     /// Names what a lane works on.
-    fn set(&mut self, lane: usize, job: &Job, block: u32) {
+    pub(crate) fn set(&mut self, lane: usize, job: &Job, block: u32) {
         self.block[lane] = block;
         self.key[lane] = job.key;
         let [a, b, c, d, e, f, g, h] = job.counter.to_le_bytes();
@@ -112,6 +115,8 @@ impl Job {
 
 /// The vector arithmetic of a backend.
 pub(crate) trait Kernels {
+    /// Whether there is [`Self::xor_lanes_beside`].
+    const WEAVES: bool;
     /// Blocks a pass of ChaCha20, at most [`MAX_LANES`].
     const BLOCKS: usize;
     /// Packets a pass of Poly1305.
@@ -139,11 +144,19 @@ pub(crate) trait Kernels {
     /// [`Self::is_available`] holds; every key is readable; each lane's bytes are ours to read and write.
     unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>);
 
-    /// The tags of at most [`Self::TEXTS`] ciphertexts, the longest first, with keys and tags in the rows from `at` on.
+    /// As [`Self::xor_lanes`] of two sets; meanwhile hashes what it can of the texts queued beside, where a backend
+    /// [`WEAVES`](Self::WEAVES).
+    ///
+    /// # Safety
+    /// As there; texts queued are readable.
+    unsafe fn xor_lanes_beside(first: &Lanes, second: &Lanes, beside: &mut Beside);
+
+    /// The tags of at most [`Self::TEXTS`] ciphertexts, the longest first, with keys and tags in the rows from `at` on. Any
+    /// that were hashed beside go on from where they got to.
     ///
     /// # Safety
     /// [`Self::is_available`] holds; each text is readable for its length.
-    unsafe fn tags(texts: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize);
+    unsafe fn tags(texts: &[Job], hashed: Option<&[Hashed]>, keys: &OneTimeKeys, tags: &mut Tags, at: usize);
 
     /// Clears the vector registers, and the stack below the caller that kernels spilt them to.
     ///
@@ -159,10 +172,13 @@ pub(crate) struct Scratch<K> {
     keys: Box<OneTimeKeys>,
     tags: Box<Tags>,
     sets: Box<[Lanes; 3]>,
+    beside: Beside,
+    /// By position, the number under which a job's text is queued beside.
+    numbers: Vec<Option<usize>>,
     kernels: PhantomData<K>,
 }
 
-// SAFETY: the pointers in `jobs` and `sets` are used in the call that set them only.
+// SAFETY: the pointers in `jobs`, `sets` and `beside` are used in the call that set them only.
 unsafe impl<K> Send for Scratch<K> {}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,6 +196,8 @@ impl<K: Kernels> Scratch<K> {
             keys: Box::new([Row::ZERO; 4]),
             tags: Box::new([Row::ZERO; 2]),
             sets: Box::new([Lanes::idle(), Lanes::idle(), Lanes::idle()]),
+            beside: Beside::new(),
+            numbers: Vec::with_capacity(MAX_BATCH),
             kernels: PhantomData,
         })
     }
@@ -187,45 +205,94 @@ impl<K: Kernels> Scratch<K> {
     /// Opens a batch of any size.
     pub(crate) fn open(&mut self, batch: &mut [Packet<'_>]) {
         for chunk in batch.chunks_mut(MAX_BATCH) {
-            self.open_chunk(chunk);
+            if self.open_chunk(chunk) {
+                self.wipe();
+                // SAFETY: a scratch exists only where the kernels are available.
+                unsafe { K::wipe() };
+            }
         }
     }
 
     /// Seals a batch of any size.
     pub(crate) fn seal(&mut self, batch: &mut [Packet<'_>]) {
         for chunk in batch.chunks_mut(MAX_BATCH) {
-            self.seal_chunk(chunk);
+            if self.seal_chunk(chunk) {
+                self.wipe();
+                // SAFETY: as above.
+                unsafe { K::wipe() };
+            }
         }
     }
 
-    fn open_chunk(&mut self, batch: &mut [Packet<'_>]) {
+    /// Whether anything was left to the kernels. Not inlined, so that their frames lie where they are wiped afterwards.
+    #[inline(never)]
+    fn open_chunk(&mut self, batch: &mut [Packet<'_>]) -> bool {
         if !self.collect(batch, Direction::Open) {
-            return;
+            return false;
         }
         self.one_time_keys();
-        self.authenticate();
-        let [low, high] = &*self.tags;
-        let mut position = 0;
-        self.jobs.retain(|job| {
-            let expected = u128::from(high.0[position]) << 64 | u128::from(low.0[position]);
-            position += 1;
-            // SAFETY: an opened job has its tag behind its text.
-            let tag = unsafe { job.tag().read() };
-            let good = u128::from_le_bytes(tag) ^ expected == 0;
-            batch[job.index].verdict = if good { Verdict::Ok } else { Verdict::BadTag };
-            good
-        });
-        self.encrypt();
-        self.wipe();
+        if self.weaves() {
+            self.open_woven(batch);
+        } else {
+            self.authenticate(self.jobs.len(), false);
+            let (tags, mut position) = (&*self.tags, 0);
+            self.jobs.retain(|job| {
+                let good = is_good(job, tags, position);
+                position += 1;
+                batch[job.index].verdict = if good { Verdict::Ok } else { Verdict::BadTag };
+                good
+            });
+            self.encrypt();
+        }
+        true
     }
 
-    fn seal_chunk(&mut self, batch: &mut [Packet<'_>]) {
+    /// Half of the bytes are authenticated before any is decrypted: passes hash five bytes for eight that they decrypt, and
+    /// the last of them have nothing left to hash.
+    fn open_woven(&mut self, batch: &mut [Packet<'_>]) {
+        let all: usize = self.jobs.iter().map(|job| job.bytes).sum();
+        let mut sum = 0;
+        let before = self.jobs.iter().take_while(|job| {
+            let is_before = sum * 2 < all;
+            sum += job.bytes;
+            is_before
+        });
+        let ahead = before.count().next_multiple_of(K::TEXTS).min(self.jobs.len());
+        self.authenticate(ahead, false);
+        self.numbers.resize(ahead, None);
+        for (position, job) in self.jobs.iter().enumerate().skip(ahead) {
+            self.numbers.push(self.beside.queue(job.text, job.bytes, &self.keys, position));
+        }
+        let mut passes = Passes::<K>::new(&mut self.sets, Some(&mut self.beside));
+        for (position, job) in self.jobs.iter().enumerate() {
+            if position >= ahead && position % K::TEXTS == 0 {
+                let group = position..self.jobs.len().min(position + K::TEXTS);
+                let hashed = passes.hashed(&self.jobs[group.clone()], &self.numbers[group.clone()]);
+                // SAFETY: as in `authenticate`.
+                unsafe { K::tags(&self.jobs[group], Some(&hashed.0), &self.keys, &mut self.tags, position) };
+            }
+            let good = is_good(job, &self.tags, position);
+            batch[job.index].verdict = if good { Verdict::Ok } else { Verdict::BadTag };
+            if good {
+                passes.take(job);
+            }
+        }
+        passes.finish();
+    }
+
+    /// As [`Self::open_chunk`].
+    #[inline(never)]
+    fn seal_chunk(&mut self, batch: &mut [Packet<'_>]) -> bool {
         if !self.collect(batch, Direction::Seal) {
-            return;
+            return false;
         }
         self.one_time_keys();
-        self.encrypt();
-        self.authenticate();
+        if self.weaves() {
+            self.seal_woven();
+        } else {
+            self.encrypt();
+            self.authenticate(self.jobs.len(), false);
+        }
         let [low, high] = &*self.tags;
         for (position, job) in self.jobs.iter().enumerate() {
             let tag = (u128::from(high.0[position]) << 64 | u128::from(low.0[position])).to_le_bytes();
@@ -233,7 +300,21 @@ impl<K: Kernels> Scratch<K> {
             unsafe { job.tag().write(tag) };
             batch[job.index].verdict = Verdict::Ok;
         }
-        self.wipe();
+        true
+    }
+
+    /// What is encrypted is queued, to be hashed while others are encrypted.
+    fn seal_woven(&mut self) {
+        let mut passes = Passes::<K>::new(&mut self.sets, Some(&mut self.beside));
+        for (position, job) in self.jobs.iter().enumerate() {
+            passes.take(job);
+            while let Some(done) = self.jobs[..position].get(self.numbers.len()).filter(|done| passes.is_done(done)) {
+                self.numbers.push(passes.queue(done, &self.keys, self.numbers.len()));
+            }
+        }
+        passes.finish();
+        self.numbers.resize(self.jobs.len(), None);
+        self.authenticate(self.jobs.len(), true);
     }
 
     /// Lists the packets that fit their frames, longest first. False if all were done one by one.
@@ -299,34 +380,34 @@ impl<K: Kernels> Scratch<K> {
         }
     }
 
-    /// Phase 2.
-    fn authenticate(&mut self) {
-        for (group, jobs) in self.jobs.chunks(K::TEXTS).enumerate() {
+    /// Phase 2, of the first `count` packets; whether some may be hashed already, those that are numbered.
+    fn authenticate(&mut self, count: usize, begun: bool) {
+        for position in (0..count).step_by(K::TEXTS) {
+            let group = position..count.min(position + K::TEXTS);
+            let jobs = &self.jobs[group.clone()];
+            let hashed = begun.then(|| hashed(&self.beside, jobs, &self.numbers[group]));
+            let hashed = hashed.as_ref().map(|hashed| &hashed.0[..]);
             // SAFETY: the texts lie in frames that the batch borrows; a scratch exists only where the kernels are
             // available.
-            unsafe { K::tags(jobs, &self.keys, &mut self.tags, group * K::TEXTS) };
+            unsafe { K::tags(jobs, hashed, &self.keys, &mut self.tags, position) };
         }
     }
 
     /// Phase 3.
     fn encrypt(&mut self) {
-        let mut passes =
-            Passes::<K> { sets: &mut self.sets, filling: 0, filled: 0, waiting: None, kernels: PhantomData };
+        let mut passes = Passes::<K>::new(&mut self.sets, None);
         for job in &self.jobs {
-            let mut at = 0;
-            while job.bytes - at >= K::BLOCKS * BLOCK {
-                passes.run(job, at);
-                at += K::BLOCKS * BLOCK;
-            }
-            while at < job.bytes {
-                passes.block(job, at);
-                at += BLOCK;
-            }
+            passes.take(job);
         }
         passes.finish();
     }
 
-    /// Wipes what was derived from keys, in memory, in registers and on the stack.
+    /// Whether any packet is worth hashing beside others.
+    fn weaves(&self) -> bool {
+        K::WEAVES && self.jobs.first().is_some_and(|longest| longest.bytes >= LEAST)
+    }
+
+    /// Forgets the batch, and wipes what was derived from its keys.
     fn wipe(&mut self) {
         // Whole passes write whole groups of rows.
         let used = self.order.len().next_multiple_of(MAX_LANES).min(MAX_BATCH);
@@ -335,79 +416,28 @@ impl<K: Kernels> Scratch<K> {
         }
         self.jobs.clear();
         self.order.clear();
-        // SAFETY: a scratch exists only where the kernels are available.
-        unsafe { K::wipe() };
+        self.numbers.clear();
+        self.beside.wipe();
     }
 }
 
-/// Lanes on their way to [`Kernels::xor_lanes`], which takes two full sets at a time. One set is being filled block by
-/// block, another may wait for its partner, and the third is for runs.
-struct Passes<'a, K> {
-    sets: &'a mut [Lanes; 3],
-    filling: usize,
-    filled: usize,
-    waiting: Option<usize>,
-    kernels: PhantomData<K>,
+/// How far each of a group's texts was hashed beside others; wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Group(pub(crate) [Hashed; MAX_LANES]);
+
+/// Looks it up.
+pub(crate) fn hashed(beside: &Beside, jobs: &[Job], numbers: &[Option<usize>]) -> Group {
+    let mut group = Group([Hashed::NOTHING; MAX_LANES]);
+    for (hashed, (job, number)) in group.0.iter_mut().zip(jobs.iter().zip(numbers)) {
+        *hashed = number.map_or(Hashed::NOTHING, |number| beside.hashed(number, job.bytes));
+    }
+    group
 }
 
-impl<K: Kernels> Passes<'_, K> {
-    /// The set that is neither being filled nor waiting.
-    fn free(&self) -> usize {
-        (0..3).find(|&set| set != self.filling && Some(set) != self.waiting).unwrap_or(self.filling)
-    }
-
-    /// As many blocks of one packet as there are lanes.
-    fn run(&mut self, job: &Job, at: usize) {
-        let free = self.free();
-        let lanes = &mut self.sets[free];
-        lanes.run = true;
-        for lane in 0..K::BLOCKS {
-            lanes.set(lane, job, (at / BLOCK + lane) as u32 + 1);
-            lanes.text[lane] = job.text.wrapping_add(at + lane * BLOCK);
-            lanes.bytes[lane] = BLOCK;
-        }
-        self.submit(free);
-    }
-
-    /// One block, or what is left of it.
-    fn block(&mut self, job: &Job, at: usize) {
-        let lanes = &mut self.sets[self.filling];
-        lanes.set(self.filled, job, (at / BLOCK) as u32 + 1);
-        lanes.text[self.filled] = job.text.wrapping_add(at);
-        lanes.bytes[self.filled] = (job.bytes - at).min(BLOCK);
-        self.filled += 1;
-        if self.filled == K::BLOCKS {
-            lanes.run = false;
-            self.submit(self.filling);
-            self.filling = self.free();
-            self.filled = 0;
-        }
-    }
-
-    /// Lets a full set wait, or does it with the one that waits.
-    fn submit(&mut self, set: usize) {
-        if let Some(first) = self.waiting.take() {
-            // SAFETY: full lanes lie in frames and name keys that the batch borrows; a scratch, and so a job, exists only
-            // where the kernels are available.
-            unsafe { K::xor_lanes(&self.sets[first], Some(&self.sets[set])) };
-        } else {
-            self.waiting = Some(set);
-        }
-    }
-
-    /// Does what is left.
-    fn finish(&mut self) {
-        if self.filled > 0 {
-            let lanes = &mut self.sets[self.filling];
-            lanes.bytes[self.filled..].fill(0);
-            let key = lanes.key[0];
-            lanes.key[self.filled..].fill(key);
-            lanes.run = false;
-            self.submit(self.filling);
-        }
-        if let Some(first) = self.waiting {
-            // SAFETY: as above; idle lanes have no bytes.
-            unsafe { K::xor_lanes(&self.sets[first], None) };
-        }
-    }
+/// Whether the tag behind an opened job's text is the one computed.
+fn is_good(job: &Job, [low, high]: &Tags, position: usize) -> bool {
+    let expected = u128::from(high.0[position]) << 64 | u128::from(low.0[position]);
+    // SAFETY: an opened job has its tag behind its text.
+    let tag = unsafe { job.tag().read() };
+    u128::from_le_bytes(tag) ^ expected == 0
 }

@@ -17,11 +17,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::batch::{BLOCK, Lanes, OneTimeKeys, SIGMA};
+use crate::beside::Beside;
+use crate::woven_avx512 as woven;
 
 /// Blocks a pass.
 pub(crate) const LANES: usize = 16;
 
-type State = [__m512i; 16];
+pub(crate) type State = [__m512i; 16];
 
 /// A quarter of a quarter round on several columns, as text: add, XOR, rotate.
 macro_rules! step {
@@ -275,6 +277,21 @@ pub(crate) unsafe fn xor_lanes(first: &Lanes, second: Option<&Lanes>) {
     // SAFETY: the caller vouches for the keys.
     let two = unsafe { keys(second) };
     let [v, w] = twice_rounds(&input(&one, first), &input(&two, second));
+    apply_all!(first, v, one);
+    apply_all!(second, w, two);
+}
+
+/// XORs one block of key stream into each lane's bytes, of two sets, while it hashes what is queued beside.
+///
+/// # Safety
+/// As above; texts queued are readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,bmi2")]
+pub(crate) unsafe fn xor_lanes_beside(first: &Lanes, second: &Lanes, beside: &mut Beside) {
+    // SAFETY: the caller vouches for the keys.
+    let (one, two) = (unsafe { keys(first) }, unsafe { keys(second) });
+    let (v, w) = (input(&one, first), input(&two, second));
+    // SAFETY: the caller vouches for the texts.
+    let [v, w] = unsafe { woven::twice_rounds(&v, &w, beside) };
     apply_all!(first, v, one);
     apply_all!(second, w, two);
 }

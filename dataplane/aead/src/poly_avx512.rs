@@ -10,6 +10,8 @@
 //! = block, with r^8 to r^32 between steps of 32 blocks and r^8 to r at the end; their accumulators join the others' before
 //! the block of lengths. Which ones is decided by what the steps cost ([`alone::worth_it`]).
 //!
+//! Texts may have been hashed in part beside ChaCha20 ([`crate::beside`]); those go on from there.
+//!
 //! Bounds: a carried accumulator has limbs below 2^44, 2^44 + 2^8 and 2^42; with a block added below 2^45 + 2^8. Twelve
 //! products of such limbs with limbs of r (2^44 + 2^8) or 20 r (2^48.4) sum to less than 2^56 in the low halves; in the
 //! high halves of the top column they stay below 2^39, so that the carry out of it is below 2^50 and five times it below
@@ -25,6 +27,7 @@ use std::arch::x86_64::*;
 use zeroize::zeroize_stack;
 
 use crate::batch::{Job, OneTimeKeys, Row, Tags};
+use crate::beside::Hashed;
 use crate::chacha_avx512::transpose_quarters;
 use crate::poly_avx512_alone as alone;
 
@@ -215,8 +218,7 @@ unsafe fn load_masked(
         unsafe { load_inside(shifted[lane].wrapping_add(step * STEP), offset, bytes[lane]) }
     };
     let mut blocks = four_blocks([row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]);
-    // SAFETY: the reference covers the 64 bytes read.
-    let padding = unsafe { _mm512_loadu_si512(padding.as_ptr().cast()) };
+    let padding = load_signed(padding);
     let base = (step * 4).cast_signed() as i64;
     macro_rules! mark {
         ($block:literal) => {
@@ -240,17 +242,43 @@ pub(crate) fn load(words: &[u64; LANES]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+fn load_signed(words: &[i64; LANES]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes read.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(crate) fn store(words: &mut [u64; LANES], register: __m512i) {
     // SAFETY: the reference covers the 64 bytes written.
     unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), register) };
 }
 
-/// The tags of at most eight ciphertexts, the longest first, with keys and tags in the rows from `at` on.
+/// The tags of at most eight ciphertexts, the longest first, with keys and tags in the rows from `at` on. Any that were
+/// hashed beside go on from where they got to.
 ///
 /// # Safety
 /// The CPU has the features; each text is readable for its length.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+pub(crate) unsafe fn tags(jobs: &[Job], hashed: Option<&[Hashed]>, keys: &OneTimeKeys, tags: &mut Tags, at: usize) {
+    match hashed {
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { tags_from::<false>(jobs, &[], keys, tags, at) },
+        // SAFETY: as above.
+        Some(hashed) => unsafe { tags_from::<true>(jobs, hashed, keys, tags, at) },
+    }
+}
+
+/// As [`tags`]; nothing was hashed before unless `BEGUN`. Not inlined: both in one function need more registers.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+unsafe fn tags_from<const BEGUN: bool>(
+    jobs: &[Job],
+    hashed: &[Hashed],
+    keys: &OneTimeKeys,
+    tags: &mut Tags,
+    at: usize,
+) {
     let key = |word: usize| {
         let words: &[u64] = &keys[word].0[at..at + LANES];
         // SAFETY: the slice covers the 64 bytes read.
@@ -259,13 +287,16 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
     let clamp_low = _mm512_set1_epi64(0x0fff_fffc_0fff_ffff);
     let clamp_high = _mm512_set1_epi64(0x0fff_fffc_0fff_fffc);
     let r = power(split(_mm512_and_si512(key(0), clamp_low), _mm512_and_si512(key(1), clamp_high)));
-    let apart = alone::worth_it(jobs);
     // Idle lanes do as the last one, for nothing.
-    let job = |lane: usize| &jobs[lane.min(jobs.len() - 1)];
+    let idle_as = |lane: usize| lane.min(jobs.len() - 1);
+    let job = |lane: usize| &jobs[idle_as(lane)];
+    let before = |lane: usize| if BEGUN { hashed[idle_as(lane)] } else { Hashed::NOTHING };
+    let apart = if BEGUN { 0 } else { alone::worth_it(jobs) };
     // In the lanes, packets that are taken by themselves are empty.
     let bytes: [usize; LANES] =
-        std::array::from_fn(|lane| if lane.min(jobs.len() - 1) < apart { 0 } else { job(lane).bytes });
-    let most = jobs.get(apart).map_or(0, |job| job.bytes.div_ceil(16));
+        std::array::from_fn(|lane| if idle_as(lane) < apart { 0 } else { job(lane).bytes - before(lane).bytes });
+    let most = if BEGUN { bytes.into_iter().max() } else { jobs.get(apart).map(|job| job.bytes) };
+    let most = most.unwrap_or(0).div_ceil(16);
     let steps = most.div_ceil(4);
     let mut padding = [0_i64; LANES];
     let mut shifted = [std::ptr::null(); LANES];
@@ -273,12 +304,33 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
     for lane in 0..LANES {
         let pad = steps * 4 - bytes[lane].div_ceil(16);
         padding[lane] = pad.cast_signed() as i64;
-        shifted[lane] = job(lane).text.wrapping_sub(pad * 16).cast_const();
+        shifted[lane] = job(lane).text.wrapping_add(before(lane).bytes).wrapping_sub(pad * 16).cast_const();
         longest_padding = longest_padding.max(pad);
     }
+    // What was hashed before comes in with a lane's first block.
+    let limbs: Limbs = if BEGUN {
+        [0, 1, 2].map(|limb| load(&std::array::from_fn(|lane| before(lane).limbs[limb])))
+    } else {
+        [_mm512_setzero_si512(); 3]
+    };
+    let begins = |at: usize| _mm512_cmpeq_epi64_mask(load_signed(&padding), _mm512_set1_epi64(at.cast_signed() as i64));
+    let put_in = |to: Limbs, lanes: __mmask8| {
+        let [a, b, c] = to;
+        [
+            _mm512_mask_add_epi64(a, lanes, a, limbs[0]),
+            _mm512_mask_add_epi64(b, lanes, b, limbs[1]),
+            _mm512_mask_add_epi64(c, lanes, c, limbs[2]),
+        ]
+    };
     let masked = |step: usize| {
         // SAFETY: the caller vouches for the texts.
-        unsafe { load_masked(&shifted, &bytes, &padding, step) }
+        let mut blocks = unsafe { load_masked(&shifted, &bytes, &padding, step) };
+        if BEGUN {
+            for (number, block) in blocks.iter_mut().enumerate() {
+                *block = put_in(*block, begins(step * 4 + number));
+            }
+        }
+        blocks
     };
     let r2 = power(multiply(r.r, &r));
     let powers = if steps > 1 || apart > 0 {
@@ -311,7 +363,7 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
             let sums = multiply_add(sums, m[1], &r3);
             reduce(multiply_add(sums, add(h, m[0]), &r4))
         };
-        let head = longest_padding.div_ceil(4).min(steps - 1);
+        let head = if BEGUN { longest_padding / 4 + 1 } else { longest_padding.div_ceil(4) }.min(steps - 1);
         for step in 0..head {
             h = horner(h, masked(step));
         }
@@ -325,6 +377,9 @@ pub(crate) unsafe fn tags(jobs: &[Job], keys: &OneTimeKeys, tags: &mut Tags, at:
         // SAFETY: the caller vouches for the texts.
         h = add(h, unsafe { alone::accumulators(&jobs[..apart], &powers) });
         zeroize_stack::<{ alone::STACK_BYTES }>();
+    }
+    if BEGUN {
+        h = put_in(h, begins(steps * 4));
     }
     let lengths = std::array::from_fn(|lane| job(lane).bytes as u64);
     let mut last = split(zero, load(&lengths));
