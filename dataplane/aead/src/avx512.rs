@@ -13,7 +13,7 @@ use crate::{chacha_avx512 as chacha, poly_avx512 as poly};
 /// by its caller.
 const STACK_BYTES: usize = 5632;
 
-/// [`Kernels`] for CPUs with AVX-512 F, BW and IFMA.
+/// [`Kernels`] for CPUs with AVX-512 F, BW and IFMA, and BMI2.
 pub(crate) struct Avx512;
 
 impl Kernels for Avx512 {

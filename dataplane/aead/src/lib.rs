@@ -105,7 +105,7 @@ pub struct Packet<'a> {
 /// An implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// Lanes filled across packets, on CPUs with AVX-512 F, BW and IFMA.
+    /// Lanes filled across packets, on CPUs with AVX-512 F, BW and IFMA, and BMI2.
     Avx512,
     /// Lanes filled across packets while they are short, on CPUs with AVX2; long ones go through `ring`, which is faster.
     Avx2,
