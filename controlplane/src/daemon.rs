@@ -18,6 +18,7 @@ use linegate_dataplane::clock::Clock;
 use linegate_dataplane::command::Reporter;
 use linegate_dataplane::limits::{HANDSHAKE_QUEUE_MAX, REPORT_QUEUE_MAX};
 use linegate_wire::constants::MTU_DEFAULT;
+use linegate_wire::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,6 +108,8 @@ struct Daemon {
     gateway: Gateway<Host>,
     engine: Engine,
     next_hops: Option<NextHops>,
+    /// When to look what next hops the workers want.
+    next_hops_due: Instant,
     hairpin: Option<Hairpin>,
     authoriser: Option<Authoriser>,
     netlink: Netlink,
@@ -176,6 +179,7 @@ impl Daemon {
             gateway,
             engine,
             next_hops,
+            next_hops_due: Clock.now(),
             hairpin: Hairpin::new(settings.hairpin, interface, index, Clock.now()),
             authoriser,
             netlink,
@@ -201,6 +205,7 @@ impl Daemon {
             if let Some(authoriser) = &mut self.authoriser {
                 authoriser.follow(outcome, &mut self.gateway, Clock.both());
             }
+            self.look_at_host().await;
             let deadline = pin!(self.deadline(more));
             let next = tokio::select! {
                 biased;
@@ -233,17 +238,7 @@ impl Daemon {
                     Next::Go
                 }
                 () = wake.notified() => Next::Go,
-                () = deadline => {
-                    if let Some(next_hops) = &mut self.next_hops {
-                        next_hops.serve_wanted(&self.netlink).await;
-                    }
-                    if let Some(hairpin) = &mut self.hairpin
-                        && let Some(orders) = hairpin.look(&self.netlink, Clock.now()).await
-                    {
-                        self.gateway.set_host_routes(orders);
-                    }
-                    Next::Go
-                }
+                () = deadline => Next::Go,
             };
             if matches!(next, Next::End) {
                 tracing::info!("ending");
@@ -252,11 +247,25 @@ impl Daemon {
         }
     }
 
+    /// Asks the host what is due to be asked. In every turn: where messages never end, waiting for a deadline would.
+    async fn look_at_host(&mut self) {
+        let now = Clock.now();
+        if let Some(next_hops) = self.next_hops.as_mut().filter(|_| now >= self.next_hops_due) {
+            next_hops.serve_wanted(&self.netlink).await;
+            self.next_hops_due = now + NEXT_HOP_POLL;
+        }
+        if let Some(hairpin) = &mut self.hairpin
+            && let Some(orders) = hairpin.look(&self.netlink, now).await
+        {
+            self.gateway.set_host_routes(orders);
+        }
+    }
+
     /// Waits until the gateway must have its turn, whatever else happens.
     fn deadline(&self, at_once: bool) -> impl Future<Output = ()> + use<> {
         let now = Clock.now();
         let timers = self.gateway.deadline(now).map(|at| at.saturating_since(now));
-        let polling = self.next_hops.is_some().then_some(NEXT_HOP_POLL);
+        let polling = self.next_hops.is_some().then(|| self.next_hops_due.saturating_since(now));
         let hairpin = self.hairpin.as_ref().map(|hairpin| hairpin.deadline().saturating_since(now));
         let wait = if at_once { Some(Duration::ZERO) } else { [timers, polling, hairpin].into_iter().flatten().min() };
         async move {
