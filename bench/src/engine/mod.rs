@@ -21,6 +21,7 @@ use crossbeam::channel::{self, Receiver};
 use linegate_aead::{Aead, Backend};
 use linegate_dataplane::clock::Clock;
 use linegate_dataplane::command::{Command, Report, Reporter, WorkerHandle};
+use linegate_dataplane::drop::DropReason;
 use linegate_dataplane::hairpin::{HostRoutes, Way};
 use linegate_dataplane::limits::REPORT_QUEUE_MAX;
 use linegate_dataplane::memory::Arena;
@@ -110,6 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Metric::less("time", "ns/packet", 1),
             Metric::more("share of 10GbE", "%", 1),
             Metric::more("share of 40GbE", "%", 1),
+            Metric::says("above share", "%", 2),
         ],
     );
     let progress = Progress::new("engine");
@@ -119,13 +121,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             // One peer has nobody else to talk to.
             let sessions = if direction == Direction::BranchToBranch { sessions.max(2) } else { sessions };
             for (name, sizes) in &sizes {
-                let samples = measure(arguments, direction, sessions, sizes)?;
+                let (samples, above) = measure(arguments, direction, sessions, sizes)?;
                 let labels = [
                     ("direction", direction.name().to_owned()),
                     ("sessions", sessions.to_string()),
                     ("inner bytes", name.clone()),
                 ];
-                table.row(labels, figures(&samples, sizes));
+                table.row(labels, figures(&samples, sizes).into_iter().chain([Figure::rounds([above * 100.0])]));
                 let rate = samples.last().map_or(0.0, |time| 1e9 / time);
                 progress.show(table.rows.len() as f64 / cells as f64, &Traffic { rate, ..Traffic::default() });
             }
@@ -139,10 +141,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "Share of a line: rate x 8 x (inner bytes padded to 16 + {WIRE_BYTES}) / line rate; {WIRE_BYTES} = WireGuard 32 + UDP 8 \
          + IPv4 20 + Ethernet 14 + frame check sequence 4 + preamble 8 + gap 12."
     ));
+    run.note("Above share: packets given up, of all, because the worker has more than it can do and their peer had its share.");
     arguments.output.end(&mut run)
 }
 
-/// What follows from the nanoseconds a packet, in the order of the table's metrics.
+/// What follows from the nanoseconds a packet, in the order of the table's first metrics.
 fn figures(samples: &[f64], sizes: &[usize]) -> [Figure; 5] {
     let mean = |of: fn(usize) -> usize| sizes.iter().map(|&size| of(size)).sum::<usize>() as f64 / sizes.len() as f64;
     let wire_bits = 8.0 * mean(|size| size.next_multiple_of(16).min(usize::from(MTU)) + WIRE_BYTES);
@@ -219,13 +222,21 @@ impl Engine {
     }
 }
 
-/// Nanoseconds a packet, of every sample.
-fn measure(arguments: &Arguments, direction: Direction, sessions: usize, sizes: &[usize]) -> anyhow::Result<Vec<f64>> {
+/// Nanoseconds a packet, of every sample; and the share of packets that the worker gave up, because it has more than it can do
+/// and their peer had its share.
+fn measure(
+    arguments: &Arguments,
+    direction: Direction,
+    sessions: usize,
+    sizes: &[usize],
+) -> anyhow::Result<(Vec<f64>, f64)> {
     let mut engine = Engine::new(arguments, direction, sessions, sizes)?;
     engine.sample()?;
     let samples = (0..arguments.samples).map(|_| engine.sample()).collect::<anyhow::Result<Vec<f64>>>()?;
-    let dropped: u64 =
-        linegate_dataplane::drop::DropReason::ALL.iter().map(|&reason| engine.stats.drops.get(reason)).sum();
-    ensure!(dropped == 0, "{dropped} packets were dropped");
-    Ok(samples)
+    let drops = |reason| engine.stats.drops.get(reason);
+    let dropped: u64 = DropReason::ALL.iter().map(|&reason| drops(reason)).sum();
+    let above = drops(DropReason::OverFairShare);
+    ensure!(dropped == above, "{} packets were dropped", dropped - above);
+    let out = engine.tally.out.load(Ordering::Relaxed);
+    Ok((samples, above as f64 / (out + above) as f64))
 }

@@ -125,6 +125,20 @@ impl Distribution {
         }
         self.0.last().map_or(f64::NAN, |(value, _)| *value)
     }
+
+    /// All of several as one.
+    pub(crate) fn merge(all: &[Self]) -> Option<Self> {
+        let mut counts: Vec<(f64, u64)> = all.iter().flat_map(|one| one.0.iter().copied()).collect();
+        counts.sort_by(|(left, _), (right, _)| left.total_cmp(right));
+        counts.dedup_by(|(value, count), (kept, sum)| {
+            let same = value == kept;
+            if same {
+                *sum = sum.saturating_add(*count);
+            }
+            same
+        });
+        Self::try_from(counts).ok()
+    }
 }
 
 /// Interpolated between neighbours, as R and NumPy do unless told otherwise.
@@ -165,7 +179,8 @@ mod tests {
             [50.0, 90.0, 99.0, 99.9, 100.0].map(|percent| hundred.at(percent)),
             [50.0, 90.0, 99.0, 100.0, 100.0]
         );
-        assert_eq!(hundred.total(), 100);
+        let both = Distribution::merge(&[hundred.clone(), hundred]).unwrap();
+        assert_eq!((both.total(), both.at(1.0), both.at(1.1)), (200, 1.0, 2.0));
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! ```
 
 mod figure;
+mod html;
 mod machine;
+mod plot;
 mod progress;
 mod run;
 mod table;
@@ -44,6 +46,9 @@ pub(crate) struct Arguments {
     /// Write every figure of all of them to this file, a line each.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write one page with their plots to this file; tables of the same kind are drawn side by side.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Output {
@@ -87,7 +92,10 @@ pub(crate) fn report(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.csv {
         write_whole(path, &table::csv(&runs)?)?;
     }
-    if arguments.csv.is_none() {
+    if let Some(path) = &arguments.html {
+        write_whole(path, &html::page(&runs)?)?;
+    }
+    if arguments.csv.is_none() && arguments.html.is_none() {
         for (path, run) in &runs {
             println!("{}: {}, {}\n", path.display(), run.command.join(" "), run.begun);
             print!("{}", table::text(run));

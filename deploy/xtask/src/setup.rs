@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iputils-ping", "/usr/bin/ping"),
     ("procps", "/usr/sbin/sysctl"),
     ("python3", "/usr/bin/python3"),
+    ("chromium", "/usr/bin/chromium"),
 ];
 
 /// Installs what is missing; does nothing when all is there.
