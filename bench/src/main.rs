@@ -32,6 +32,8 @@ struct Arguments {
 enum Command {
     /// Batch AEAD against ring, per size, batch and direction.
     Aead(aead::Arguments),
+    /// Compare saved runs: what is better, worse, or no different beyond the noise. Ends with 1 if anything is worse.
+    Diff(report::DiffArguments),
     /// The worker without kernel and NIC: packets a second and core.
     Engine(engine::Arguments),
     /// Show saved runs.
@@ -52,10 +54,15 @@ enum Command {
     X25519(x25519::Arguments),
 }
 
-/// 0: done; 2: it could not be done, as with wrong options.
+/// 0: done; 1: `diff` found something worse; 2: it could not be done, as with wrong options.
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Aead(arguments) => aead::run(&arguments),
+        Command::Diff(arguments) => match report::diff(&arguments) {
+            Ok(true) => return ExitCode::FAILURE,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        },
         Command::Engine(arguments) => engine::run(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Timing(arguments) => timing::run(&arguments),

@@ -35,6 +35,11 @@ impl Machine {
         }
     }
 
+    /// What does not change from run to run.
+    pub(crate) fn name(&self) -> String {
+        Self { load: None, ..self.clone() }.describe()
+    }
+
     /// In one line.
     pub(crate) fn describe(&self) -> String {
         let mut words =

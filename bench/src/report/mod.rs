@@ -7,11 +7,13 @@
 //!              └───────────────► JSON ──────► linegate-bench diff A B
 //! ```
 
+mod diff;
 mod figure;
 mod html;
 mod machine;
 mod plot;
 mod progress;
+mod rank_test;
 mod run;
 mod table;
 
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
+pub(crate) use diff::{Arguments as DiffArguments, diff};
 pub(crate) use figure::Figure;
 pub(crate) use progress::{Progress, Traffic};
 pub(crate) use run::{Metric, PlotKind, Run, Table};
