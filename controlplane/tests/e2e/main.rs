@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers fail as the test itself does")]
 
 mod branches;
+mod churn;
 mod faults;
 mod input;
 mod interop;
