@@ -5,6 +5,7 @@
 mod aead;
 mod engine;
 mod forward;
+mod hub;
 mod interrupt;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
@@ -42,6 +43,10 @@ enum Command {
     Timing(timing::Arguments),
     /// Forward datagrams, drop, duplicate and delay known ones: to test `load` with.
     Forward(forward::Arguments),
+    /// Handshakes a second of whole gateways; storms and floods of them.
+    Handshake(hub::HandshakeArguments),
+    /// What many peers cost: loading, memory, storm, branch to branch, look-ups.
+    Hub(hub::HubArguments),
     /// Load a WireGuard gateway with the traffic of many live peers.
     Load(load::Arguments),
     /// Print the simulated peers of `load` and `search` for the device's WireGuard configuration.
@@ -67,6 +72,8 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::report(&arguments),
         Command::Timing(arguments) => timing::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
+        Command::Handshake(arguments) => hub::handshake(&arguments),
+        Command::Hub(arguments) => hub::hub(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Peers(arguments) => load::print_peers(&arguments),
         Command::Search(arguments) => search::run(&arguments),

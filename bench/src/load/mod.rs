@@ -38,9 +38,13 @@ use serde::Serialize;
 use crate::interrupt::Interrupt;
 use crate::report::Output;
 use crate::testbed::DutArguments;
-pub(crate) use open::{Opened, Ready, open};
+pub(crate) use identity::{Identity, identities, peer_sections};
+pub(crate) use open::{Opened, Ready, open, open_at};
 pub(crate) use options::{Place, Shape};
+pub(crate) use port::{Io, Port, PortConfig};
+pub(crate) use sessions::{Established, Sessions};
 pub(crate) use show::{Tables, set_all};
+pub(crate) use traffic::Direction;
 pub(crate) use trial::Trial;
 
 #[derive(clap::Args)]
@@ -79,8 +83,8 @@ pub(crate) struct PeersArguments {
 pub(crate) fn print_peers(arguments: &PeersArguments) -> anyhow::Result<()> {
     let &PeersArguments { peers, seed } = arguments;
     ensure!((1..=options::PEERS_MAX).contains(&peers), "--peers {peers}: expected 1 to {}", options::PEERS_MAX);
-    let branches = identity::identities(seed, peers, None, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    print!("{}", identity::peer_sections(&branches));
+    let branches = identities(seed, peers, None, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    print!("{}", peer_sections(&branches));
     Ok(())
 }
 

@@ -92,6 +92,18 @@ pub(crate) fn open(place: &Place, dut: &DutArguments, shape: &Shape, interrupt: 
     Ok(Ready { bench, opened, testbed })
 }
 
+/// Opens both sides at a device that was started for this and more.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_at(testbed: &Testbed, shape: &Shape, io: Io, interrupt: &Interrupt) -> anyhow::Result<Ready> {
+    shape.check()?;
+    let mut place = Place { io, ..Place::default() };
+    place.adopt(testbed);
+    let (bench, opened) = open_sides(&place, shape, &device_sources(testbed), interrupt)?;
+    Ok(Ready { bench, opened, testbed: None })
+}
+
 /// What counts drops in a device that we started.
 fn device_sources(testbed: &Testbed) -> Vec<Source> {
     let netns = || Some(testbed.device.name().to_owned());

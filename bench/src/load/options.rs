@@ -21,6 +21,9 @@ const FLOWS_MAX: usize = 1 << 20;
 /// Packets of a trial at most: their book takes a bit each.
 const PACKETS_MAX: f64 = 4e9;
 
+/// Where probes arrive on the plaintext side.
+const LAN_PORT: u16 = 7070;
+
 /// Where the load goes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Place {
@@ -56,7 +59,7 @@ pub(crate) struct Place {
     #[arg(long)]
     pub(crate) lan_gateway: Option<IpAddr>,
     /// UDP port of probes on the plaintext side.
-    #[arg(long, default_value_t = 7070)]
+    #[arg(long, default_value_t = LAN_PORT)]
     pub(crate) lan_port: u16,
     /// How sealed packets leave and arrive.
     #[arg(long, value_enum, default_value_t = Io::Auto)]
@@ -170,6 +173,46 @@ impl Shape {
             tolerance: self.tolerance,
             seed: self.seed,
         })
+    }
+}
+
+/// What a device that we start ourselves leaves open.
+impl Default for Place {
+    fn default() -> Self {
+        let eth0 = || "eth0".to_owned();
+        Self {
+            target: None,
+            public_key: None,
+            plain: false,
+            interface: eth0(),
+            netns: None,
+            outer: None,
+            lan_address: None,
+            lan_interface: eth0(),
+            lan_netns: None,
+            lan_gateway: None,
+            lan_port: LAN_PORT,
+            io: Io::Auto,
+            lan_io: Io::Auto,
+            status: None,
+        }
+    }
+}
+
+/// The options' defaults, for commands that have none of them.
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            peers: 100,
+            flows: 1,
+            direction: Direction::BranchToHub,
+            size: Sizes::one(64),
+            popularity: Popularity::Uniform,
+            drain_ms: 500,
+            tolerance: 0.005,
+            mtu: 1420,
+            seed: 1,
+        }
     }
 }
 

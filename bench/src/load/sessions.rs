@@ -146,11 +146,29 @@ impl Sessions {
         })
     }
 
+    /// Branches that have a session.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
     /// Makes a session for every branch, some at a time.
     ///
     /// # Errors
     /// When the device does not answer, or `interrupted` says so.
     pub(crate) fn establish(&mut self, port: &mut Port, interrupted: impl Fn() -> bool) -> anyhow::Result<Established> {
+        self.establish_at_once(HANDSHAKES_MAX, port, interrupted)
+    }
+
+    /// Makes a session for every branch, so many at a time.
+    ///
+    /// # Errors
+    /// As [`establish`](Self::establish).
+    pub(crate) fn establish_at_once(
+        &mut self,
+        at_once: usize,
+        port: &mut Port,
+        interrupted: impl Fn() -> bool,
+    ) -> anyhow::Result<Established> {
         let begun = Clock.now();
         let (mut asked, mut progress) = (0, (0, begun));
         while self.live < self.branches.len() {
@@ -158,7 +176,7 @@ impl Sessions {
             if interrupted() {
                 bail!("interrupted after {} of {} handshakes", self.live, self.branches.len());
             }
-            while asked < self.branches.len() && asked - self.live < HANDSHAKES_MAX {
+            while asked < self.branches.len() && asked - self.live < at_once {
                 self.with_device(asked, port, |device, id, rng| device.request_handshake(id, Clock.both(), rng));
                 asked += 1;
             }

@@ -91,6 +91,11 @@ impl FromStr for Sizes {
 }
 
 impl Sizes {
+    /// One size.
+    pub(crate) fn one(bytes: usize) -> Self {
+        Self(vec![bytes.clamp(INNER_MIN_BYTES, INNER_MAX_BYTES)])
+    }
+
     /// The size of a place in the sequence.
     pub(crate) fn at(&self, sequence: u64) -> usize {
         let place = usize::try_from(sequence % self.0.len().max(1) as u64).unwrap_or(0);

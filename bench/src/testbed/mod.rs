@@ -11,9 +11,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use linegate_dataplane::clock::Clock;
 use linegate_protocol::{PrivateKey, PublicKey};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -51,7 +53,7 @@ pub(crate) enum Dut {
 }
 
 /// What is to be started.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct DutArguments {
     /// Start this device under test itself, in network namespaces that go with it; instead of --target and all that says
     /// where things are.
@@ -76,6 +78,8 @@ pub(crate) struct Testbed {
     pub(crate) public_key: PublicKey,
     /// linegate's status socket.
     pub(crate) status: Option<PathBuf>,
+    /// How long it took to be given its peers.
+    pub(crate) configured: Duration,
     _scratch: TempDir,
 }
 
@@ -106,17 +110,46 @@ impl Testbed {
             Dut::WireguardGo => start.stock(&["-f"])?,
             Dut::Boringtun => start.stock(&["-f", "--disable-drop-privileges"])?,
         };
+        let begun = Clock.now();
         shell::output(device.command("wg").args(["setconf", &interface]).arg(&paths.config))
             .context("configuring the device (`cargo xtask setup` installs wg)")?;
+        let configured = Clock.now().saturating_since(begun);
         device.ip(&format!("addr add {TUNNEL} dev {interface}"))?;
         device.ip(&format!("link set {interface} mtu {mtu} up"))?;
         let public_key = private.public_key();
-        Ok(Self { daemon, generator, device, lan, interface, public_key, status, _scratch: scratch })
+        Ok(Self { daemon, generator, device, lan, interface, public_key, status, configured, _scratch: scratch })
     }
 
     /// Where the device listens.
     pub(crate) fn target(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(DEVICE), PORT)
+    }
+
+    /// Processor time that the device has used, of all its threads.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.daemon.pid());
+        let mut nanos = 0;
+        for task in std::fs::read_dir(&tasks).with_context(|| format!("{tasks}: the device has ended"))? {
+            // A thread may end between the list and the look.
+            let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+            nanos += text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// Memory that the device has in use, in bytes.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.daemon.pid());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{path}: the device has ended"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+        Ok(kilobytes * 1024)
     }
 
     /// Whether the device still runs; its last words if not.
