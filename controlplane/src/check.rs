@@ -128,9 +128,12 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
 }
 
 fn capabilities(report: &mut Report) {
-    for (capability, needed) in
-        [(Capability::CAP_NET_ADMIN, true), (Capability::CAP_NET_RAW, false), (Capability::CAP_BPF, false)]
-    {
+    for (capability, needed) in [
+        (Capability::CAP_NET_ADMIN, true),
+        (Capability::CAP_NET_RAW, false),
+        (Capability::CAP_BPF, false),
+        (Capability::CAP_PERFMON, false),
+    ] {
         let has = privileges::has(capability);
         let (verdict, found) = match (has, needed) {
             (true, _) => (Verdict::Good, "held"),

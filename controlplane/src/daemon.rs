@@ -36,6 +36,7 @@ use crate::netlink::{Event, Events, Netlink};
 use crate::next_hops::{NextHops, TransmitLink};
 use crate::settings::{Snapshot, Update};
 use crate::status::{self, Document, PeerStatus};
+use crate::supervisor::Supervisor;
 use crate::uapi;
 use crate::{logging, metrics, privileges};
 
@@ -80,7 +81,9 @@ pub async fn run(options: Options, readiness: &mut Readiness) -> anyhow::Result<
     let mut signals = Signals::catch()?;
     let mut daemon = Daemon::start(options, settings, wg_config).await?;
     readiness.ready();
-    daemon.serve(&mut signals).await
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready();
+    daemon.serve(&mut signals, &mut supervisor).await
 }
 
 struct Signals {
@@ -191,7 +194,7 @@ impl Daemon {
         })
     }
 
-    async fn serve(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
+    async fn serve(&mut self, signals: &mut Signals, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         let (request_sender, mut requests) = mpsc::channel(REQUESTS_MAX);
         let wake = Arc::clone(&self.wake);
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -211,6 +214,7 @@ impl Daemon {
                 biased;
                 _ = signals.terminate.recv() => Next::End,
                 _ = signals.interrupt.recv() => Next::End,
+                () = supervisor.beat() => Next::Go,
                 _ = signals.reload.recv() => { self.reload().await; Next::Go }
                 event = self.events.next() => match event {
                     Some(event) => self.follow(&event).await,

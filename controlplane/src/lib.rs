@@ -26,6 +26,7 @@ pub mod next_hops;
 pub mod privileges;
 pub mod settings;
 pub mod status;
+pub mod supervisor;
 pub mod terms;
 pub mod uapi;
 pub mod veth_device;

@@ -26,21 +26,23 @@ pub fn check_basic() -> Result<(), MissingPrivilege> {
     check(&[Capability::CAP_NET_ADMIN], "needed to make the tunnel interface")
 }
 
-/// What `AF_XDP` needs besides: raw sockets and loading programs.
+/// What `AF_XDP` needs besides: raw sockets and loading programs. Without `CAP_PERFMON` the kernel refuses a program that
+/// reckons with addresses of packets, as ours must.
 ///
 /// # Errors
 /// The capabilities that are missing.
 pub fn check_xdp() -> Result<(), MissingPrivilege> {
     check(
-        &[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF],
-        "needed for the XDP program and AF_XDP sockets (io = \"udp\" does without CAP_NET_RAW and CAP_BPF)",
+        &[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF, Capability::CAP_PERFMON],
+        "needed for the XDP program and AF_XDP sockets (io = \"udp\" needs CAP_NET_ADMIN alone)",
     )
 }
 
 fn check(needed: &[Capability], purpose: &'static str) -> Result<(), MissingPrivilege> {
     let missing = |capability: &&Capability| {
-        // Before CAP_BPF there was CAP_SYS_ADMIN, which still includes it.
-        let stands_in = **capability == Capability::CAP_BPF && has(Capability::CAP_SYS_ADMIN);
+        // Before these two there was CAP_SYS_ADMIN, which still includes them.
+        let split_off = matches!(**capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+        let stands_in = split_off && has(Capability::CAP_SYS_ADMIN);
         !has(**capability) && !stands_in
     };
     let names: Vec<String> = needed.iter().filter(missing).map(ToString::to_string).collect();

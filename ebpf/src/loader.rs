@@ -44,7 +44,7 @@ impl fmt::Display for AttachMode {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The process may not.
-    #[error("loading a BPF program needs CAP_BPF and CAP_NET_ADMIN ({0})")]
+    #[error("loading a BPF program needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN ({0})")]
     NotPermitted(String),
     /// Another program is there.
     #[error(

@@ -91,7 +91,10 @@ fn unpack_all(folder: &Path, into: &Path) -> anyhow::Result<()> {
 }
 
 /// The address of Debian's archive, as this machine's own apt has it.
-fn source() -> anyhow::Result<String> {
+///
+/// # Errors
+/// When apt has none.
+pub fn source() -> anyhow::Result<String> {
     let grep = "grep -hoE '(URIs: |^deb )https?://[^ ]+/debian/?( |$)' -r /etc/apt/sources.list.d /etc/apt/sources.list \
                 2>/dev/null | grep -oE 'https?://[^ ]+' | head -1";
     let source = shell::output(Command::new("sh").args(["-c", grep]))?.trim().to_owned();

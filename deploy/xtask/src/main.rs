@@ -2,9 +2,11 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to its user")]
 
 mod compare;
+mod deb;
 mod demo;
 mod guest;
 mod interrupt;
+mod package_test;
 mod scenarios;
 mod setup;
 
@@ -46,6 +48,10 @@ enum Task {
     },
     /// Test on zero-copy NICs and against the kernel's WireGuard, in an emulated machine.
     GuestTest(guest::Options),
+    /// Build the Debian package.
+    Deb,
+    /// Test the Debian package in a bare Debian: install, start, upgrade, remove, purge.
+    PackageTest,
     /// What the emulated machine runs.
     #[command(hide = true)]
     GuestScenarios {
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
         Task::Peers => peers::install(),
         Task::Test => test(),
         Task::Compare { quick, rounds, json, save } => compare::run(rounds, quick, json, save.as_deref()),
+        Task::Deb => deb::build(deb::Profile::Release, "").map(|package| println!("{}", package.display())),
+        Task::PackageTest => package_test::run(),
         Task::Demo { json } => demo::run(json),
         Task::GuestTest(options) => guest::run(&options),
         Task::GuestScenarios { scenario, from, every } => scenarios::run(scenario.as_deref(), (from, every)),
@@ -101,6 +109,7 @@ fn test() -> anyhow::Result<()> {
     cargo("clippy --workspace --all-targets -- -D warnings")?;
     cargo("test --workspace")?;
     cargo("doc --workspace --no-deps")?;
+    package_test::run()?;
     guest::run(&guest::Options::default())?;
     println!("everything passed");
     Ok(())

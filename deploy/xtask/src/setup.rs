@@ -20,6 +20,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "/usr/bin/iperf3"),
     ("iputils-ping", "/usr/bin/ping"),
     ("procps", "/usr/sbin/sysctl"),
+    ("dpkg-dev", "/usr/bin/dpkg-shlibdeps"),
+    ("binutils", "/usr/bin/strip"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
     ("python3", "/usr/bin/python3"),
     ("chromium", "/usr/bin/chromium"),
 ];
