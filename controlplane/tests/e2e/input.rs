@@ -131,6 +131,18 @@ fn a_missing_privilege_is_named() {
 }
 
 #[test]
+fn a_limit_on_locked_memory_is_named() {
+    let Some(site) = Site::new(Setup::default()) else { return };
+    let settings = site.scratch.join("locked.toml");
+    std::fs::write(&settings, "io = \"xdp\"\nunderlay = \"eth0\"\n").unwrap();
+    let mut command = site.ours.command("sh");
+    command.args(["-c", "ulimit -l 64; exec setpriv --bounding-set=-ipc_lock \"$@\"", "sh"]);
+    command.args([env!("CARGO_BIN_EXE_linegate"), "run", "lgwrong4", "--config"]).arg(&settings);
+    let error = shell::output(&mut command).unwrap_err().to_string();
+    assert!(error.contains("LimitMEMLOCK=infinity") && error.contains("MiB"), "{error}");
+}
+
+#[test]
 fn generic_mode_is_refused_where_offloads_would_lose_packets() {
     let Some(site) = Site::new(Setup::default()) else { return };
     site.ours.run("ethtool -K eth0 gro on").unwrap();

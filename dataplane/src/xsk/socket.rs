@@ -47,11 +47,21 @@ pub struct XskSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
     /// The process may not.
-    #[error("an AF_XDP socket needs CAP_NET_RAW (and CAP_NET_ADMIN, CAP_BPF for its program): {0}")]
+    #[error("an AF_XDP socket needs CAP_NET_RAW (and CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON for its program): {0}")]
     NotPermitted(io::Error),
     /// The kernel was built without.
     #[error("this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use io = \"udp\" ({0})")]
     NotSupported(io::Error),
+    /// RLIMIT_MEMLOCK is too low for the frames.
+    #[error(
+        "the frames' {mebibytes} MiB may not be locked in memory: raise the limit (LimitMEMLOCK=infinity in the unit, `ulimit -l unlimited` in a shell) or give CAP_IPC_LOCK ({source})"
+    )]
+    LockedMemory {
+        /// What was to be locked.
+        mebibytes: u32,
+        /// What the kernel says.
+        source: io::Error,
+    },
     /// Somebody has the queue.
     #[error("queue {queue} is in use by another AF_XDP socket: stop the program that has it")]
     Busy {
@@ -78,6 +88,14 @@ pub enum XskError {
 
 fn failed(call: &'static str) -> impl Fn(io::Error) -> XskError {
     move |source| XskError::System { call, source }
+}
+
+/// The kernel counts a UMEM against RLIMIT_MEMLOCK, and says ENOBUFS where it is over.
+fn umem_refused(source: io::Error, bytes: u32) -> XskError {
+    match source.raw_os_error() {
+        Some(libc::ENOBUFS) => XskError::LockedMemory { mebibytes: bytes >> 20, source },
+        _ => failed("XDP_UMEM_REG")(source),
+    }
 }
 
 /// A bound socket with its rings and frames. The rings are unmapped before the socket is closed: the kernel holds on to
@@ -137,7 +155,7 @@ impl XskSocket {
         register.addr = arena.address(umem) as u64;
         register.len = u64::from(umem.len);
         register.chunk_size = frame_bytes;
-        set_option(raw, libc::XDP_UMEM_REG, &register).map_err(failed("XDP_UMEM_REG"))?;
+        set_option(raw, libc::XDP_UMEM_REG, &register).map_err(|error| umem_refused(error, umem.len))?;
         for (option, call) in [
             (libc::XDP_UMEM_FILL_RING, "XDP_UMEM_FILL_RING"),
             (libc::XDP_UMEM_COMPLETION_RING, "XDP_UMEM_COMPLETION_RING"),

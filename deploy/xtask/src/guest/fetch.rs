@@ -120,6 +120,10 @@ fn once(folder: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow
         std::fs::remove_dir_all(&partial)?;
     }
     std::fs::create_dir_all(&partial)?;
-    fill(&partial)?;
+    if let Err(error) = fill(&partial) {
+        // Most often the disk is full: what is left of this is no use to anyone.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(error);
+    }
     std::fs::rename(&partial, folder).with_context(|| folder.display().to_string())
 }
