@@ -3,7 +3,8 @@
  * Steers WireGuard: transport data for a live session goes to the AF_XDP socket of its queue; handshakes go up to the
  * UDP socket if their mac1 fits, and while we are under load, if they bring a cookie and their source has not brought
  * too many, or else at a small rate that is answered by cookies; what cannot be WireGuard, or names no session, is
- * dropped. A flood of handshakes thus ends here, before any copy. Everything this program does not fully understand passes to the kernel, whose UDP socket serves it too.
+ * dropped. A flood of handshakes thus ends here, before any copy, and hashing it takes a bounded part of the CPU.
+ * Everything this program does not fully understand passes to the kernel, whose UDP socket serves it too.
  *
  * The UDP checksum is never looked at: the AEAD says more, and a virtual link may not have filled it in.
  */
@@ -21,11 +22,12 @@
 
 #define SLOTS (1 << 20)
 #define LIVE (1ULL << 32) /* beside the index, so that index 0 can be told from none */
-#define SOURCES 65536
+#define SOURCES (1 << 17)
 #define TOKEN_NS (1000000000ULL / 20) /* 20 handshakes a second */
 #define BURST 5
 #define STRANGER_NS (1000000000ULL / 10000) /* 10,000 messages a second and CPU that prove nothing */
-#define STRANGER_BURST 1000
+#define WRONG_NS (1000000000ULL / 200000) /* 200,000 a second and CPU whose macs turn out wrong */
+#define CPU_BURST 1000
 #define MACS 32 /* bytes of both macs at the end of types 1 and 2 */
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
 
@@ -37,6 +39,7 @@ enum verdict {
 	V_HANDSHAKE_LIMITED,
 	V_HANDSHAKE_NO_COOKIE,
 	V_INVALID_MAC1,
+	V_HANDSHAKE_UNREAD,
 	V_UNKNOWN_RECEIVER,
 	V_MALFORMED,
 	V_OTHER_ADDRESS,
@@ -97,13 +100,20 @@ struct {
 	__type(value, struct blake2s);
 } HASH SEC(".maps");
 
-/* Messages that prove nothing: those without a cookie, and cookie replies. Each as the moment at which it is full. */
+/* What this CPU still takes of the messages that prove nothing, each as the moment at which it is full. */
+enum bucket {
+	B_NO_COOKIE,
+	B_COOKIE_REPLY,
+	B_WRONG_MAC,
+	B_COUNT,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, B_COUNT);
 	__type(key, __u32);
 	__type(value, __u64);
-} STRANGERS SEC(".maps");
+} BUCKETS SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -126,6 +136,7 @@ struct {
 	__type(value, __u32);
 } SOCKETS SEC(".maps");
 
+/* Of whom we know that they receive at their address: who brought a cookie, and the peers' endpoints. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, SOURCES);
@@ -180,20 +191,20 @@ static __always_inline int allowed(struct address *source)
 	return 1;
 }
 
-/* One of this CPU's tokens for messages that prove nothing: whether there is one, and takes it if `take`. */
-static __always_inline int stranger_allowed(__u32 kind, int take)
+/* Whether this CPU's bucket has a token, and takes it if `take`. */
+static __always_inline int has_token(__u32 bucket, __u64 token_ns, int take)
 {
 	__u64 now = bpf_ktime_get_ns(), full = now, *known;
 
-	known = bpf_map_lookup_elem(&STRANGERS, &kind);
+	known = bpf_map_lookup_elem(&BUCKETS, &bucket);
 	if (!known)
 		return 0;
 	if (*known > now)
 		full = *known;
-	if (full - now > STRANGER_NS * (STRANGER_BURST - 1))
+	if (full - now > token_ns * (CPU_BURST - 1))
 		return 0;
 	if (take)
-		*known = full + STRANGER_NS;
+		*known = full + token_ns;
 	return 1;
 }
 
@@ -257,7 +268,17 @@ static __always_inline int has_cookie(struct xdp_md *ctx, struct guard *guard, s
 	blake2s_compress(hash, BLAKE2S_BLOCK + sizeof(sender->address) + sizeof(sender->port), 1);
 	__builtin_memcpy(cookie, hash->h, sizeof(cookie));
 	blake2s_keyed(hash, cookie, sizeof(cookie));
-	return mac_fits(ctx, at, len - MACS / 2, hash);
+	if (mac_fits(ctx, at, len - MACS / 2, hash))
+		return 1;
+	has_token(B_WRONG_MAC, WRONG_NS, 1);
+	return 0;
+}
+
+/* A /64 is one source. */
+static __always_inline void mask(struct address *source)
+{
+	if (!is_mapped(source))
+		__builtin_memset(&source->bytes[8], 0, 8);
 }
 
 /* A message of type 1 or 2 and of `len` bytes, which is a constant, at `at`. */
@@ -267,7 +288,7 @@ static __always_inline int handshake(struct xdp_md *ctx, struct config *config, 
 	struct blake2s *hash;
 	struct guard *guard;
 	__u32 zero = 0;
-	int proved = 0;
+	int proved = 0, counted = 0;
 
 	guard = bpf_map_lookup_elem(&GUARD, &zero);
 	if (!guard) /* we have no key, and refuse it in our own words */
@@ -277,24 +298,36 @@ static __always_inline int handshake(struct xdp_md *ctx, struct config *config, 
 		return count(V_HANDSHAKE_PASSED, XDP_PASS);
 	if (!guard->hashed)
 		hash_keys(guard, hash);
+	/* In a flood of noise those whom we know are looked at all the same, at the rate of each. */
+	if (!has_token(B_WRONG_MAC, WRONG_NS, 0)) {
+		struct address source = sender->address;
+
+		mask(&source);
+		if (!bpf_map_lookup_elem(&SOURCES_MAP, &source))
+			return count(V_HANDSHAKE_UNREAD, XDP_DROP);
+		if (!allowed(&source))
+			return count(V_HANDSHAKE_LIMITED, XDP_DROP);
+		counted = 1;
+	}
 	if (config->under_load) {
 		proved = has_cookie(ctx, guard, sender, at, len, hash);
 		/* Before another hash: in a flood there is none. It is taken behind it: who does not know our key uses up nothing. */
-		if (!proved && !stranger_allowed(0, 0))
+		if (!proved && !has_token(B_NO_COOKIE, STRANGER_NS, 0))
 			return count(V_HANDSHAKE_NO_COOKIE, XDP_DROP);
 	}
 	blake2s_resume(hash, guard->mac1_state);
-	if (!mac_fits(ctx, at, len - MACS, hash))
+	if (!mac_fits(ctx, at, len - MACS, hash)) {
+		has_token(B_WRONG_MAC, WRONG_NS, 1);
 		return count(V_INVALID_MAC1, XDP_DROP);
-	if (config->under_load && proved) {
+	}
+	if (config->under_load && proved && !counted) {
 		struct address source = sender->address;
 
-		if (!is_mapped(&source))
-			__builtin_memset(&source.bytes[8], 0, 8); /* a /64 is one source */
+		mask(&source);
 		if (!allowed(&source))
 			return count(V_HANDSHAKE_LIMITED, XDP_DROP);
-	} else if (config->under_load) {
-		stranger_allowed(0, 1);
+	} else if (config->under_load && !proved) {
+		has_token(B_NO_COOKIE, STRANGER_NS, 1);
 	}
 	return count(V_HANDSHAKE_PASSED, XDP_PASS);
 }
@@ -302,7 +335,7 @@ static __always_inline int handshake(struct xdp_md *ctx, struct config *config, 
 /* It answers us if at all, and costs one decryption at most. */
 static __always_inline int cookie_reply(void)
 {
-	if (!stranger_allowed(1, 1))
+	if (!has_token(B_COOKIE_REPLY, STRANGER_NS, 1))
 		return count(V_HANDSHAKE_LIMITED, XDP_DROP);
 	return count(V_HANDSHAKE_PASSED, XDP_PASS);
 }

@@ -1,11 +1,11 @@
 //! Loading, attaching and talking to the program.
 #![expect(unsafe_code, reason = "map values must be declared plain old data")]
 
-use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::{fmt, io};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::{Ebpf, include_bytes_aligned};
 use zeroize::Zeroize;
@@ -58,6 +58,14 @@ struct RawGuard {
 
 // SAFETY: bytes and words that follow 64 of them: no padding.
 unsafe impl aya::Pod for RawGuard {}
+
+/// An address as the program has it: IPv4 as `::ffff:a.b.c.d`.
+fn as_v6(address: &IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
 
 /// The only key of the map of guards.
 const GUARD: u32 = 0;
@@ -194,13 +202,7 @@ impl Steering {
     /// # Errors
     /// [`LoadError::Map`].
     pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), LoadError> {
-        let mut wanted: Vec<[u8; 16]> = addresses
-            .iter()
-            .map(|address| match address {
-                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                IpAddr::V6(ip) => ip.octets(),
-            })
-            .collect();
+        let mut wanted: Vec<[u8; 16]> = addresses.iter().map(as_v6).collect();
         // One address may stand on an interface with two prefix lengths.
         wanted.sort_unstable();
         wanted.dedup();
@@ -229,6 +231,26 @@ impl Steering {
             present.push(*address);
         }
         Ok(())
+    }
+
+    /// A peer receives at this address: in a flood of noise its handshake messages are read all the same, a few a second.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn note_source(&mut self, address: IpAddr) -> Result<(), LoadError> {
+        /// Whoever is known already has used up some of its messages, and keeps that.
+        const BPF_NOEXIST: u64 = 1;
+        let mut key = as_v6(&address);
+        if address.is_ipv6() {
+            // A /64 is one source.
+            key[8..].fill(0);
+        }
+        let mut map: HashMap<&mut MapData, [u8; 16], u64> =
+            HashMap::try_from(self.map_mut("SOURCES_MAP")?).map_err(map_failed("SOURCES_MAP"))?;
+        match map.insert(key, 0, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(map_failed("SOURCES_MAP")),
+        }
     }
 
     /// Transport data for this index is ours.

@@ -27,12 +27,14 @@ verdicts! {
     NoSocket = "no_socket",
     /// A handshake message: passed.
     HandshakePassed = "handshake_passed",
-    /// A handshake message too many: with a cookie, from one source while we are under load, or a cookie reply: dropped.
+    /// A handshake message too many: from one source that we know, in a flood, or a cookie reply: dropped.
     HandshakeLimited = "handshake_limited",
     /// A handshake message without a valid cookie, and more of these than are answered while we are under load: dropped.
     HandshakeNoCookie = "handshake_no_cookie",
     /// A handshake message whose mac1 is wrong: dropped.
     InvalidMac1 = "handshake_invalid_mac1",
+    /// A handshake message from nobody we know, unread, for lately too many had a wrong mac: dropped.
+    HandshakeUnread = "handshake_unread",
     /// Transport data for an index that names no session: dropped.
     UnknownReceiver = "unknown_receiver",
     /// To our port, and not WireGuard: dropped.

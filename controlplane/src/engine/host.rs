@@ -1,5 +1,7 @@
 //! What the gateway reaches outside of the workers: handshake messages, and what XDP knows of indices and load.
 
+use std::net::IpAddr;
+
 use linegate_dataplane::underlay::udp::HandshakeSender;
 use linegate_protocol::GuardKeys;
 use linegate_wire::endpoint::Endpoint;
@@ -14,8 +16,22 @@ pub struct Host {
     pub(super) programs: Programs,
 }
 
+impl Host {
+    fn note_source(&self, address: IpAddr) {
+        for program in self.programs.borrow_mut().iter_mut() {
+            if let Err(error) = program.steering.note_source(address) {
+                tracing::debug!(%error, "a peer's address could not be told to XDP");
+            }
+        }
+    }
+}
+
 impl Outside for Host {
     fn send_handshake(&mut self, message: &[u8], to: &Endpoint) {
+        // An initiation goes where a peer is expected, a response where one has just proved itself.
+        if matches!(message.first(), Some(1 | 2)) {
+            self.note_source(to.remote.ip());
+        }
         // The timers send it again; the reason is for whoever looks.
         if let Err(error) = self.sender.send(message, to) {
             tracing::debug!(to = %to.remote, %error, "a handshake message could not be sent");
